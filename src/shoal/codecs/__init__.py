@@ -1,0 +1,1 @@
+"""Bytes to tensors and back. Knows protocols, never sockets, models or the registry."""

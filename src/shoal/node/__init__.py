@@ -1,0 +1,1 @@
+"""The shell around the core: runs its commands, owns the loops, holds the copies."""

@@ -1,0 +1,195 @@
+"""What the core's shell needs from the world, as Protocols.
+
+Adapters in `stores`, `runtimes` and `storage` implement them; `app` chooses which. Nothing here
+does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from shoal.domain.model import JsonValue
+from shoal.domain.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays: TypeAlias = "dict[str, NDArray[np.generic]]"
+
+
+class Clock(Protocol):
+    """Time, so that tests can hold it still."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow; for durations and deadlines."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch; for what people read and what outlives the process."""
+
+
+# --- runtimes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The local files of one revision, ready to load.
+
+    path: a file, or a folder where the format is one.
+    inputs, outputs: declared beside the artifact or in the registration; empty: not declared.
+    """
+
+    model: str
+    version: int
+    path: Path
+    format: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    options: Mapping[str, JsonValue] = field(default_factory=dict)
+    threads: int = 1  # how many CPU threads the framework may use for one call
+
+
+class LoadedModel(Protocol):
+    """A model in memory. `predict` may be called from several threads at once, at most
+    `max_concurrency` of them."""
+
+    signature: Signature
+    platform: str  # e.g. "onnxruntime_onnx"; the protocol's metadata field
+    max_concurrency: int
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue]) -> Arrays:
+        """Arrays by input name, checked against `signature` (BYTES: object arrays of bytes), to
+        arrays by output name.
+
+        Raises InvalidInput when the framework finds the caller's data wrong; any other exception
+        is the model's own fault.
+        """
+
+    def size_bytes(self) -> int | None:
+        """What the model holds in memory as far as its framework can tell; None: cannot tell."""
+
+    def close(self) -> None:
+        """Give back what holds memory or files. Called once, never during `predict`."""
+
+
+class Runtime(Protocol):
+    """Loads one format. Constructed without arguments; imports its framework only in `load`."""
+
+    format: str
+    suffixes: tuple[str, ...]  # of artifact files, lower case, in order of preference
+
+    def recognise(self, path: Path, head: bytes) -> bool:
+        """Is this the artifact? `path`: a file or folder; `head`: a file's first 4,096 bytes, b"" for
+        a folder. Cheap; imports no framework. Formats must not overlap: `.bst` is XGBoost's and
+        LightGBM's, told apart by content."""
+
+    def runs_code(self, path: Path) -> bool:
+        """Can loading this artifact run code that it contains?"""
+
+    def load(self, artifact: Artifact) -> LoadedModel:
+        """Blocking. Raises InvalidArtifact when the framework cannot read the files, RuntimeMissing
+        when the framework is not installed (naming the extra), InvalidSpecification for wrong
+        options."""
+
+
+# --- stores -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored pair. `revision`: the store's revision at which it was written."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change seen by a watch; `value` is None for a deletion."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Entries, sorted by key, as they stood together at `revision`. `more`: the limit cut it."""
+
+    entries: Sequence[Entry]
+    revision: int
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write `value`. `expect`: the revision the key must be at (0: must not exist); None: whatever.
+    `lease`: the key goes when the lease ends."""
+
+    key: str
+    value: bytes
+    expect: int | None = None
+    lease: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: str
+    expect: int | None = None
+
+
+Op: TypeAlias = "Put | Delete"
+
+
+class Compacted(Exception):
+    """The watch's start is older than the history the store keeps: list again and compare."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"history before revision {oldest} is gone")
+        self.oldest = oldest
+
+
+class LeaseLost(Exception):
+    """The lease ended, and with it every key that hung on it."""
+
+
+class KVStore(Protocol):
+    """An ordered map of keys to bytes with one revision counter for all, after etcd.
+
+    Every successful write (or transaction) raises the store's revision by one. Any method raises
+    StoreUnavailable when the store cannot be reached or is damaged.
+    """
+
+    async def get(self, key: str) -> Entry | None: ...
+
+    async def list(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Listing:
+        """Entries whose key begins with `prefix`; a page begins after the key `start_after`."""
+
+    async def transact(self, ops: Sequence[Op]) -> int:
+        """All or nothing; the new revision. Raises Conflict when an `expect` does not hold."""
+
+    async def put(self, key: str, value: bytes, *, expect: int | None = None,
+                  lease: int | None = None) -> int: ...
+
+    async def delete(self, key: str, *, expect: int | None = None) -> int:
+        """Deleting what is not there is no error (unless `expect` says otherwise)."""
+
+    def watch(self, prefix: str, from_revision: int) -> AsyncIterator[Change]:
+        """Every change with revision > `from_revision`, in order, none lost, until cancelled.
+        Raises Compacted when the history does not reach back so far."""
+
+    async def grant(self, ttl_s: float) -> int:
+        """A lease that ends after `ttl_s` seconds unless kept alive."""
+
+    async def keep_alive(self, lease: int) -> None:
+        """Raises LeaseLost."""
+
+    async def revoke(self, lease: int) -> None: ...
+
+    async def close(self) -> None: ...
