@@ -29,6 +29,7 @@
     │   ├── Unloaded              an operator took it out of service
     │   ├── ShuttingDown
     │   └── StoreUnavailable
+    │       └── StoreDamaged  … and stays so until somebody moves its file aside
     └── DeadlineExceeded
 
 A message names the thing, the cause and the way out, in that order, and may be shown to anybody:
@@ -180,6 +181,13 @@ class ShuttingDown(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "STORE_UNAVAILABLE"
+
+
+class StoreDamaged(StoreUnavailable):
+    """The store's file cannot be read any more, in part or at all."""
+
+    code = "STORE_DAMAGED"
+    retryable = False
 
 
 class DeadlineExceeded(ShoalError):

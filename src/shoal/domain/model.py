@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.signature import DATATYPES, TensorSpec
 
-JsonValue: TypeAlias = (
-    "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
-)
+if TYPE_CHECKING:
+    JsonValue: TypeAlias = (
+        "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+    )
+else:  # msgspec resolves annotations but takes no recursive alias; Any decodes just JSON's values
+    JsonValue = Any
 
 # Characters that need no escaping in a URL path segment; Kubernetes names are a subset.
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,253}")
@@ -151,7 +154,9 @@ def check_spec(spec: ModelSpec) -> None:
     """Raise InvalidSpecification unless every field of `spec` can mean something."""
     check_name(spec.name)
     if not spec.uri:
-        raise InvalidSpecification(f"model {spec.name!r}: 'uri' is empty; say where the artifact lies")
+        raise InvalidSpecification(
+            f"model {spec.name!r}: 'uri' is empty; say where the artifact lies"
+        )
     policy = spec.version_policy
     if policy.latest is not None and policy.specific is not None:
         raise InvalidSpecification(
@@ -170,8 +175,8 @@ def check_spec(spec: ModelSpec) -> None:
     for tensor in (*spec.inputs, *spec.outputs):
         if tensor.datatype not in DATATYPES:
             raise InvalidSpecification(
-                f"model {spec.name!r}: tensor {tensor.name!r} has the datatype {tensor.datatype!r}; "
-                f"it must be one of {', '.join(DATATYPES)}"
+                f"model {spec.name!r}: tensor {tensor.name!r} has the datatype "
+                f"{tensor.datatype!r}; it must be one of {', '.join(DATATYPES)}"
             )
         if any(extent < -1 or extent == 0 for extent in tensor.shape):
             raise InvalidSpecification(

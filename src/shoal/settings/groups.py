@@ -1,28 +1,14 @@
-"""Every setting of Shoal, in one documented object. Flags, environment and file end here.
+"""Every setting of Shoal with its meaning, unit and default, in one immutable object.
 
-A setting `group.name` is the flag `--group-name`, the environment variable `SHOAL_GROUP_NAME` and
-the key `name` under `group` in the YAML file of `--config`. A flag wins over the environment, which
-wins over the file. An unknown name or a wrong value anywhere is an InvalidSpecification.
+Knows nothing of flags, environment or files; `reading` does.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
-
-from shoal.domain.errors import InvalidSpecification
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _UNITS: Final = {
     "": 1, "b": 1,
@@ -60,14 +46,15 @@ def _comma_separated(value: object) -> object:
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 
 
-class _Group(BaseModel):
+class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class HttpSettings(_Group):
+class HttpSettings(Group):
     """Inference over HTTP."""
 
     port: Port = 8080
@@ -100,7 +87,7 @@ class HttpSettings(_Group):
     pipeline more than a few."""
 
 
-class GrpcSettings(_Group):
+class GrpcSettings(Group):
     """Inference over gRPC."""
 
     port: Port = 8081
@@ -108,7 +95,7 @@ class GrpcSettings(_Group):
     does not listen on it."""
 
 
-class ManagementSettings(_Group):
+class ManagementSettings(Group):
     """The management API, metrics and health, for operators."""
 
     port: Port = 8082
@@ -118,7 +105,7 @@ class ManagementSettings(_Group):
     """Address to listen on; empty means the value of `host`."""
 
 
-class CacheSettings(_Group):
+class CacheSettings(Group):
     """Which models stay in memory."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -127,7 +114,8 @@ class CacheSettings(_Group):
 
     eviction: Literal["gdsf", "lru"] = "gdsf"
     """What leaves when room is needed: `gdsf`, least value a byte (uses x reload time / bytes,
-    aged), or `lru`, for comparison. GDSF had 6 to 64 % fewer cold starts in every trace measured."""
+    aged), or `lru`, for comparison. GDSF had 6 to 64 % fewer cold starts in every trace
+    measured."""
 
     cold_start_cost_s: Seconds = 0.25
     """Seconds that a cold start is reckoned to cost beyond the load itself, in the value of a copy.
@@ -146,12 +134,12 @@ class CacheSettings(_Group):
     Off, because free memory serves nobody."""
 
 
-class LoadSettings(_Group):
+class LoadSettings(Group):
     """Getting models into memory."""
 
     concurrency: Annotated[int, Field(ge=1)] = 2
-    """Loads at once. Loading is mostly parsing under the interpreter's lock, so more only helps when
-    the disk is slow."""
+    """Loads at once. Loading is mostly parsing under the interpreter's lock, so more only helps
+    when the disk is slow."""
 
     timeout_s: Seconds = 240.0
     """Seconds after which waiting requests stop waiting for a load that has begun. ModelMesh's
@@ -177,7 +165,7 @@ class LoadSettings(_Group):
     those they would displace. Clients rarely wait longer."""
 
 
-class RequestSettings(_Group):
+class RequestSettings(Group):
     """Handling inference requests."""
 
     timeout_s: Seconds = 60.0
@@ -193,19 +181,19 @@ class RequestSettings(_Group):
     costs more than such a call gains. 0 never runs inline."""
 
     max_queued_per_model: Annotated[int, Field(ge=1)] = 1_000
-    """Requests that may wait for a busy copy; the next is answered 429. At 10 ms a call the last one
-    waits ten seconds."""
+    """Requests that may wait for a busy copy; the next is answered 429. At 10 ms a call the last
+    one waits ten seconds."""
 
     framework_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads a framework may use for one call; 0: one when several models share the CPUs, which
-    measures best for small models."""
+    """CPU threads a framework may use for one call; 0: one, which measures best when many small
+    models share the CPUs."""
 
     repository_control: bool = False
     """Whether the public port takes the repository extension's load and unload. Off: what changes
     state belongs to the management port."""
 
 
-class FolderSettings(_Group):
+class FolderSettings(Group):
     """Folders of models given to `shoal serve`."""
 
     watch: bool = True
@@ -219,7 +207,7 @@ class FolderSettings(_Group):
     """Seconds between full scans, beside the file system's notices: some mounts give none."""
 
 
-class RegistrySettings(_Group):
+class RegistrySettings(Group):
     """Where declarations are kept."""
 
     url: str = "sqlite"
@@ -229,7 +217,7 @@ class RegistrySettings(_Group):
     """Seconds between saves of when models were last used, which orders loading after a restart."""
 
 
-class LogSettings(_Group):
+class LogSettings(Group):
     """What is logged, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -239,10 +227,11 @@ class LogSettings(_Group):
     """`console` for people, `json` for machines; `auto`: console on a terminal, else json."""
 
     requests: bool = False
-    """Whether each request is logged. Off: at full speed a log line costs more than the inference."""
+    """Whether each request is logged. Off: at full speed a log line costs more than a small
+    inference."""
 
 
-class MetricsSettings(_Group):
+class MetricsSettings(Group):
     """Prometheus metrics, at /metrics of the management port."""
 
     per_model: bool = True
@@ -253,7 +242,7 @@ class MetricsSettings(_Group):
     a few KiB here and in Prometheus."""
 
 
-class TrustSettings(_Group):
+class TrustSettings(Group):
     """Artifacts that can run code when they load: pickle, joblib, Python classes."""
 
     locations: Names = ()
@@ -264,22 +253,13 @@ class TrustSettings(_Group):
     """Types (comma-separated, full names) accepted in skops files beside its defaults."""
 
 
-class Settings(BaseSettings):
+class Settings(Group):
     """Everything together; immutable once read."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="SHOAL_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        use_attribute_docstrings=True,
-    )
 
     host: str = "127.0.0.1"
     """Address to listen on. Only this machine by default; 0.0.0.0 for all."""
 
-    data_dir: Path = Path.home() / ".local/share/shoal"
+    data_dir: Folder = Field(default=Path("~/.local/share/shoal"), validate_default=True)
     """Folder for the registry's file and the cache of artifacts; created when missing."""
 
     memory: Bytes = 0
@@ -303,17 +283,3 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     trust: TrustSettings = TrustSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `read_settings` merged: flags, environment and file in one dictionary."""
-        return (init_settings,)
-
-
