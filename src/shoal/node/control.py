@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.domain.model import ModelSpec
-from shoal.node.views import (
+from shoal.domain.views import (
     EventPage,
     InstanceView,
     ModelPage,
@@ -36,7 +36,7 @@ class ModelFilter:
 
 
 class Control(Protocol):
-    """Errors are those of `domain.errors`; anything unknown is a ModelNotFound or VersionNotFound."""
+    """Errors are those of `domain.errors`; what is unknown, ModelNotFound or VersionNotFound."""
 
     def list_models(self, wanted: ModelFilter) -> ModelPage: ...
 
@@ -46,7 +46,7 @@ class Control(Protocol):
 
     async def register(self, spec: ModelSpec, *, create: bool = False) -> ModelView:
         """Declare or replace. `create`: Conflict when the name is taken. Raises
-        InvalidSpecification, ArtifactError; Conflict too when a watched folder declares the name."""
+        InvalidSpecification, ArtifactError; Conflict too when a watched folder declares it."""
 
     async def unregister(self, name: str) -> None: ...
 

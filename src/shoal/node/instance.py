@@ -1,0 +1,399 @@
+"""The shell around the core: turns what happens into events, and carries out its commands.
+
+Owns the hot path's tables, the loops, the threads and the waiting requests. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.core.copies import Urgency
+from shoal.core.node import Core
+from shoal.core.options import Options
+from shoal.domain import commands as do
+from shoal.domain import events as on
+from shoal.domain.errors import LoadFailed, ModelNotFound, ShoalError, VersionNotFound
+from shoal.domain.events import served
+from shoal.domain.model import ModelRecord, Revision
+from shoal.domain.reasons import Reason
+from shoal.node.activity import Activity
+from shoal.node.journal import Journal
+from shoal.node.live import LiveCopy, Running
+from shoal.node.loader import Loaded, Loader
+from shoal.node.machine import resident_bytes, trim_heap
+from shoal.node.replica import Replica, Usage
+from shoal.node.tickets import Tickets
+from shoal.observability.metrics import Metrics
+from shoal.ports import Clock, KVStore
+from shoal.settings import Settings
+
+TICK_S: Final = 1.0
+FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
+SMALL_BYTES: Final = 1024 * 1024  # smaller copies are closed on the event loop
+TRIM_EVERY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `app` composes an instance of."""
+
+    store: KVStore
+    loader: Loader
+    running: Running
+    metrics: Metrics
+    clock: Clock
+    budget_bytes: int
+
+
+class Instance:
+    """`default` and `versioned` are the hot path's tables: a ready copy by name, and by name and
+    version. What is not in them is got by `acquire`."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        self.settings = settings
+        self.clock = parts.clock
+        self.metrics = parts.metrics
+        self.core = Core(_options(settings, parts.budget_bytes))
+        self.journal = Journal(parts.clock)
+        self.activity = Activity()
+        self.replica = Replica(parts.store, self._on_declaration, self._on_registry_problem)
+        self.default: dict[str, LiveCopy] = {}
+        self.versioned: dict[tuple[str, int], LiveCopy] = {}
+        self.live: dict[str, LiveCopy] = {}  # by revision
+        self.draining = False
+        self.registry_problem: str | None = None
+        self.invalid: set[str] = set()  # models of which nothing can be served
+        self._parts = parts
+        self._loads = ThreadPoolExecutor(settings.load.concurrency + 1, "shoal-load")
+        self._loop = asyncio.get_running_loop()
+        self.tickets = Tickets(lambda ticket: self.send(on.TicketAbandoned(ticket)))
+        self._to_fill: deque[str] = deque()
+        self._baseline_bytes = resident_bytes()
+        self._trim_wanted = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the registry and begin to fill the cache. Raises StoreUnavailable."""
+        await self.replica.start()
+        for name, usage in self.replica.usage.items():
+            if usage.size_bytes and name in self.replica:
+                self.send(on.SizeRemembered(usage.artifact_digest, usage.size_bytes))
+        for name in self.replica.names_after(None):
+            record = self.replica.get(name)
+            if record is not None and record.spec.pin:
+                self.send(on.ModelDeclared(record))
+        self._tasks = [
+            asyncio.create_task(self._tick_for_ever()),
+            asyncio.create_task(self._save_usage_for_ever()),
+        ]
+
+    def fill(self) -> None:
+        """Offer what is registered to the core, the most recently used first."""
+        if self.settings.cache.fill == "none":
+            return
+        names = self.replica.by_last_use()
+        if self.settings.cache.fill == "recent":
+            names = [name for name in names if name in self.replica.usage]
+        self._to_fill = deque(names)
+        self._offer_fill()
+
+    def drain(self) -> None:
+        """Take no more requests that would have to wait; what has begun goes on."""
+        self.draining = True
+        self.tickets.drain()
+
+    async def stop(self) -> None:
+        """Stop the loops and threads, save what was used. Requests must have ended."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._report_uses()
+        await self.replica.stop()
+        self.tickets.close()
+        self._loads.shutdown(wait=False, cancel_futures=True)
+        self._parts.running.pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def record(self, name: str) -> ModelRecord:
+        """The declaration of `name`. Raises ModelNotFound."""
+        record = self.replica.get(name)
+        if record is None:
+            raise ModelNotFound(f"model {name!r} is not registered")
+        return record
+
+    def find(self, name: str, version: int | None) -> LiveCopy | None:
+        """The ready copy that answers requests for `name` now; None: `acquire` one."""
+        if version is None:
+            return self.default.get(name)
+        return self.versioned.get((name, version))
+
+    async def acquire(self, name: str, version: int | None, timeout_s: float) -> LiveCopy:
+        """A ready copy, loaded if need be; the caller must `release` it.
+
+        Raises ModelNotFound, VersionNotFound, Unavailable and its kinds, DeadlineExceeded.
+        """
+        record = self.record(name)
+        if served(record, version) is None:
+            raise _not_served(record, version)
+        ticket = self.tickets.issue()
+        self.send(on.CopyRequested(ticket, record, version))
+        copy = await self.tickets.wait(
+            ticket, min(timeout_s, self.settings.load.timeout_s), f"model {name!r}"
+        )
+        assert copy is not None
+        return copy
+
+    async def ask(self, event: type[on.LoadAsked | on.UnloadAsked], name: str,
+                  version: int | None, timeout_s: float | None) -> None:
+        """Load or unload by hand. timeout_s: how long to wait for the outcome; None: not at all."""
+        record = self.record(name)
+        if version is not None and served(record, version) is None:
+            raise _not_served(record, version)
+        ticket = self.tickets.issue()
+        self.send(event(ticket, record, version))
+        if timeout_s is None:
+            self.tickets.forget(ticket)
+            return
+        copy = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
+        if copy is not None:
+            copy.release()
+
+    # --- declarations ---------------------------------------------------------------------------
+
+    def _on_declaration(self, name: str, record: ModelRecord | None) -> None:
+        self.invalid.discard(name)
+        if record is None:
+            self.journal.note("removed", f"model {name!r} is no longer registered", model=name)
+            self.send(on.ModelRemoved(name))
+            self.metrics.forget(name)
+            return
+        versions = ", ".join(str(revision.version) for revision in record.revisions)
+        what = f"versions {versions}" if len(record.revisions) > 1 else f"version {versions}"
+        if record.problem is not None:
+            self.journal.note("model_problem", record.problem, model=name)
+        if not record.revisions:
+            self.invalid.add(name)
+        else:
+            self.journal.note("declared", f"model {name!r} is registered with {what}", model=name)
+        self.send(on.ModelDeclared(record))
+        if self.settings.cache.fill == "all" and not record.spec.pin:
+            self._to_fill.append(name)
+            self._offer_fill()
+
+    def _on_registry_problem(self, message: str) -> None:
+        self.registry_problem = message
+        self.journal.note("registry_problem", message)
+
+    # --- events in, commands out ----------------------------------------------------------------
+
+    def send(self, event: on.Event) -> None:
+        """Let the core decide, and do what it says."""
+        for command in self.core.handle(event, self.clock.monotonic()):
+            self._obey(command)
+
+    def _obey(self, command: do.Command) -> None:
+        match command:
+            case do.Route(name, None, revision):
+                self.default[name] = self.live[revision]
+            case do.Route(name, version, revision):
+                assert version is not None
+                self.versioned[name, version] = self.live[revision]
+            case do.Unroute(name, None):
+                del self.default[name]
+            case do.Unroute(name, version):
+                assert version is not None
+                del self.versioned[name, version]
+            case do.LoadCopy():
+                self._load(command)
+            case do.UnloadCopy():
+                self._unload(command)
+            case do.Answer(ticket, revision):
+                self.tickets.answer(ticket, self.live[revision] if revision else None)
+            case do.Refuse():
+                self.tickets.refuse(command)
+            case do.Note(kind, model, revision, reason, message):
+                self.journal.note(kind, message, model=model, revision=revision, reason=reason)
+
+    # --- loads and unloads ----------------------------------------------------------------------
+
+    def _load(self, command: do.LoadCopy) -> None:
+        revision = command.revision
+        self.journal.note("load_started", f"model {revision.model!r} version {revision.version} is "
+                          "being loaded", model=revision.model, revision=revision.id,
+                          reason=command.reason)
+        load = self._loads.submit(self._parts.loader.load, revision)
+        load.add_done_callback(
+            lambda done: self._from_thread(self._load_ended, revision, done)
+        )
+
+    def _load_ended(self, revision: Revision, load: Future[Loaded]) -> None:
+        error = None if load.cancelled() else load.exception()
+        if load.cancelled() or error is not None:
+            message = error.message if isinstance(error, ShoalError) else repr(error)
+            code = error.code if isinstance(error, ShoalError) else "INTERNAL"
+            self.metrics.load_failed(code)
+            self.send(on.CopyLoadFailed(
+                revision.id, code, f"model {revision.model!r} version {revision.version} could not "
+                f"be loaded: {message}"))
+            self._offer_fill()
+            return
+        loaded = load.result()
+        copy = LiveCopy(revision, loaded.model, self._parts.running)
+        copy.size_bytes = loaded.size_bytes
+        self.live[revision.id] = copy
+        self._baseline_bytes += loaded.framework_bytes
+        self.metrics.loaded(loaded.load_s, loaded.size_bytes)
+        for note in loaded.notes:
+            self.journal.note("runtime_note", note, model=revision.model, revision=revision.id)
+        self.journal.note(
+            "loaded", f"model {revision.model!r} version {revision.version} was loaded in "
+            f"{loaded.load_s:.3f} s and takes {loaded.size_bytes:,} bytes",
+            model=revision.model, revision=revision.id)
+        self.send(on.CopyLoaded(revision.id, loaded.size_bytes, loaded.load_s))
+        self._offer_fill()
+
+    def _unload(self, command: do.UnloadCopy) -> None:
+        copy = self.live.pop(command.revision)
+        revision = copy.revision
+        if command.reason is Reason.ROOM:
+            self.metrics.evicted(command.reason)
+        else:
+            self.metrics.unloaded(command.reason)
+        self.journal.note(
+            "evicted" if command.reason is Reason.ROOM else "unloaded",
+            f"model {revision.model!r} version {revision.version} leaves memory",
+            model=revision.model, revision=revision.id, reason=command.reason)
+        self._report_use(copy, self.clock.monotonic(), 0.0)
+        copy.when_idle(lambda: self._close(copy))
+
+    def _close(self, copy: LiveCopy) -> None:
+        """Nothing runs in it any more: give its memory back."""
+        copy.when_idle(_nothing)
+        if copy.size_bytes < SMALL_BYTES:
+            self._loop.call_soon(self._close_now, copy)
+            return
+        close = self._loads.submit(copy.model.close)
+        close.add_done_callback(lambda done: self._from_thread(self._closed, copy, done))
+
+    def _close_now(self, copy: LiveCopy) -> None:
+        done: Future[None] = Future()
+        try:
+            copy.model.close()
+            done.set_result(None)
+        except Exception as error:  # noqa: BLE001 - a runtime's own; reported by _closed
+            done.set_exception(error)
+        self._closed(copy, done)
+
+    def _closed(self, copy: LiveCopy, close: Future[None]) -> None:
+        if not close.cancelled() and (error := close.exception()) is not None:
+            self.journal.note("runtime_note", f"model {copy.revision.model!r} could not be closed "
+                              f"cleanly: {error!r}", model=copy.revision.model)
+        self._trim_wanted = True
+        revision = copy.revision.id
+        if revision not in {each.id for each in self._revisions(copy.revision.model)}:
+            self._parts.loader.forget(revision)
+        self.send(on.CopyUnloaded(revision))
+
+    def _revisions(self, name: str) -> tuple[Revision, ...]:
+        record = self.replica.get(name)
+        return record.revisions if record is not None else ()
+
+    def _from_thread(self, act: object, *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, nobody is interested
+            self._loop.call_soon_threadsafe(act, *arguments)  # type: ignore[arg-type]
+
+    # --- loops ----------------------------------------------------------------------------------
+
+    async def _tick_for_ever(self) -> None:
+        last = self.clock.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self.clock.monotonic()
+            self.tick(now - last)
+            last = now
+
+    def tick(self, span_s: float) -> None:
+        """What is done once a second; `span_s`: since the last time."""
+        self._report_uses(span_s)
+        grown = max(resident_bytes() - self._baseline_bytes, 0)
+        self.send(on.MemoryMeasured(grown))
+        self.send(on.Ticked())
+        self._offer_fill()
+        if self._trim_wanted:
+            self._trim_wanted = False
+            self._loads.submit(trim_heap)
+
+    def _report_uses(self, span_s: float = TICK_S) -> None:
+        now = self.clock.monotonic()
+        uses = [use for copy in self.live.values() if (use := self._report_use(copy, now, span_s))]
+        if uses:
+            self.send(on.UsesReported(tuple(uses)))
+
+    def _report_use(self, copy: LiveCopy, now: float, span_s: float) -> on.Use | None:
+        """What a copy did since the last report; remembers its last use for the next start."""
+        count = copy.uses - copy.reported_uses
+        if count == 0:
+            return None
+        busy_s = copy.busy_s - copy.reported_s
+        copy.reported_uses, copy.reported_s = copy.uses, copy.busy_s
+        name = copy.revision.model
+        self.activity.tick(name, count, busy_s, span_s or TICK_S, now)
+        used_at = self.clock.wall() - (now - copy.last_used)
+        self.replica.used(
+            name, Usage(round(used_at, 3), copy.revision.artifact_digest, copy.size_bytes)
+        )
+        return on.Use(copy.revision.id, count, copy.last_used)
+
+    def _offer_fill(self) -> None:
+        """Let the core queue loads for free memory, a few at a time."""
+        cache = self.core.cache
+        room = FILL_QUEUE - cache.queue.count(Urgency.FILL)
+        if self.draining or not self._to_fill or room < FILL_QUEUE // 2:
+            return
+        if cache.room_to_fill_bytes <= 0:
+            self._to_fill.clear()  # full; from now on requests decide what is worth loading
+            return
+        records: list[ModelRecord] = []
+        while self._to_fill and len(records) < room:
+            record = self.replica.get(self._to_fill.popleft())
+            if record is not None and record.revisions:
+                records.append(record)
+        self.send(on.FillOffered(tuple(records)))
+
+    async def _save_usage_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.registry.usage_interval_s)
+            await self.replica.save_usage()
+
+
+def _options(settings: Settings, budget_bytes: int) -> Options:
+    cache, load = settings.cache, settings.load
+    return Options(
+        budget_bytes=budget_bytes, eviction=cache.eviction,
+        cold_start_cost_s=cache.cold_start_cost_s, fill_share=cache.fill_share,
+        idle_ttl_s=cache.idle_ttl_s, load_concurrency=load.concurrency,
+        max_waiting=load.max_waiting, max_waiting_per_model=load.max_waiting_per_model,
+        retry_base_s=load.retry_base_s, retry_max_s=load.retry_max_s, max_wait_s=load.max_wait_s,
+    )
+
+
+def _nothing() -> None:
+    return None
+
+
+def _not_served(record: ModelRecord, version: int | None) -> ShoalError:
+    if not record.revisions:
+        why = record.problem or "nothing that can be served was found"
+        return LoadFailed(f"model {record.name!r} cannot be served: {why}", 5.0)
+    known = ", ".join(str(revision.version) for revision in record.revisions)
+    return VersionNotFound(f"model {record.name!r} has no version {version}; it serves {known}")
+

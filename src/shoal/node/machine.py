@@ -1,0 +1,69 @@
+"""What this process may use of the machine, and what it uses: memory and processors.
+
+Limits of control groups count: in a container the machine's figures mean nothing. Linux only; where
+a file of the kernel is missing, the next wider limit holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def usable_memory_bytes(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
+    """The smallest of the machine's memory and the limits of this process's control groups."""
+    limits: list[int] = [psutil.virtual_memory().total]
+    limits += _limits(cgroup, own, "memory.max")  # version 2
+    limits += _limits(cgroup / "memory", own, "memory.limit_in_bytes")  # version 1
+    return min(limits)
+
+
+def usable_cpus(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Processors this process may run on, the control group's quota included; at least one."""
+    cpus = len(os.sched_getaffinity(0))
+    for folder in _folders(cgroup, own):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            cpus = min(cpus, max(math.floor(int(quota) / int(period)), 1))
+    return cpus
+
+
+def resident_bytes() -> int:
+    """Memory of this process that lies in RAM."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def trim_heap() -> None:
+    """Ask the C library to give freed memory back to the system; elsewhere than on glibc nothing
+    happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _limits(root: Path, own: Path, name: str) -> list[int]:
+    found = []
+    for folder in _folders(root, own):
+        # "max" and absent files mean: no limit here.
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int((folder / name).read_text()))
+    return [limit for limit in found if limit > 0]
+
+
+def _folders(root: Path, own: Path) -> list[Path]:
+    """This process's control group and those above it, in every hierarchy."""
+    folders = [root]
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            parts = Path(line.split(":", 2)[-1].lstrip("/")).parts
+            folders += [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return folders

@@ -1,0 +1,257 @@
+"""Everything an operator may ask of an instance: `Control`, on top of the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import shoal
+from shoal.core.copies import CopyState
+from shoal.domain import events as on
+from shoal.domain.errors import Conflict, ModelNotFound
+from shoal.domain.events import served
+from shoal.domain.model import ModelRecord, ModelSpec
+from shoal.domain.views import (
+    BusyModel,
+    EventPage,
+    InstanceView,
+    ModelPage,
+    ModelView,
+    Outcome,
+    SettingView,
+    State,
+    Status,
+    Story,
+    Totals,
+)
+from shoal.node import story
+from shoal.node.activity import latency_view
+from shoal.node.control import ModelFilter
+from shoal.node.instance import Instance
+from shoal.node.machine import resident_bytes
+from shoal.runtimes.registry import RuntimeRegistry
+from shoal.settings import Configuration, setting_fields, value_of
+from shoal.storage.declare import declare
+
+BUSIEST: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this instance is, for those who look from outside."""
+
+    id: str
+    started_at: float
+    http_address: str
+    management_address: str
+
+
+class Operations:
+    """`node.control.Control`. Runs on the event loop; reads files on threads."""
+
+    def __init__(self, instance: Instance, runtimes: RuntimeRegistry,
+                 configuration: Configuration, identity: Identity) -> None:
+        self._instance = instance
+        self._runtimes = runtimes
+        self._configuration = configuration
+        self._identity = identity
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def list_models(self, wanted: ModelFilter) -> ModelPage:
+        replica = self._instance.replica
+        if not (wanted.state or wanted.contains or wanted.format or wanted.label):
+            names = list(_first(replica.names_after(wanted.after), wanted.limit + 1))
+            records = [record for name in names[: wanted.limit] if (record := replica.get(name))]
+            models = [story.view(self._instance, record) for record in records]
+            more = len(names) > wanted.limit
+            return ModelPage(models, len(replica), models[-1].name if more else None)
+        matching = [
+            model for name in replica.names_after(None)
+            if (wanted.contains or "") in name
+            and (record := replica.get(name)) is not None
+            and _matches(model := story.view(self._instance, record), wanted)
+        ]
+        page = [model for model in matching if wanted.after is None or model.name > wanted.after]
+        more = len(page) > wanted.limit
+        page = page[: wanted.limit]
+        return ModelPage(page, len(matching), page[-1].name if more else None)
+
+    def model(self, name: str) -> ModelView:
+        return story.view(self._instance, self._instance.record(name))
+
+    def explain(self, name: str) -> Story:
+        return story.tell(self._instance, self._instance.record(name))
+
+    async def register(self, spec: ModelSpec, *, create: bool = False) -> ModelView:
+        known = self._instance.replica.get(spec.name)
+        self._check_owner(known)
+        if create and known is not None:
+            raise Conflict(f"model {spec.name!r} is registered already; register it without "
+                           "'create' to replace it")
+        record = await asyncio.to_thread(
+            declare, spec, self._runtimes, registered_at=self._instance.clock.wall()
+        )
+        await self._instance.replica.put(record)
+        return story.view(self._instance, record)
+
+    async def unregister(self, name: str) -> None:
+        self._check_owner(self._instance.record(name))
+        await self._instance.replica.delete(name)
+
+    async def load(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
+        return await self._ask(on.LoadAsked, name, version, wait=wait)
+
+    async def unload(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
+        return await self._ask(on.UnloadAsked, name, version, wait=wait)
+
+    async def _ask(self, event: type[on.LoadAsked | on.UnloadAsked], name: str,
+                   version: int | None, *, wait: bool) -> Outcome:
+        clock = self._instance.clock
+        started = clock.monotonic()
+        timeout_s = self._instance.settings.load.timeout_s if wait else None
+        await self._instance.ask(event, name, version, timeout_s)
+        record = self._instance.replica.get(name)
+        if record is None:
+            raise ModelNotFound(f"model {name!r} was unregistered meanwhile")
+        model = story.view(self._instance, record)
+        revision = served(record, version)
+        state = model.state
+        if version is not None and revision is not None:
+            state = story.state_of(self._instance, revision)
+        return Outcome(name, state, version if version is not None else model.default_version,
+                       round(clock.monotonic() - started, 6))
+
+    def _check_owner(self, record: ModelRecord | None) -> None:
+        if record is not None and record.origin != "api":
+            folder = record.origin.removeprefix("folder:")
+            raise Conflict(f"model {record.name!r} is declared by the watched folder {folder}; "
+                           "change it there")
+
+    # --- the instance ---------------------------------------------------------------------------
+
+    def events(self, after: int = 0, limit: int = 100, model: str | None = None) -> EventPage:
+        return self._instance.journal.page(after, limit, model)
+
+    def instances(self) -> list[InstanceView]:
+        instance, identity = self._instance, self._identity
+        cache, now = instance.core.cache, instance.clock.monotonic()
+        count, size = cache.ledger.count, cache.ledger.bytes
+        return [InstanceView(
+            id=identity.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=shoal.__version__,
+            state="draining" if instance.draining else "ready",
+            started_at=identity.started_at,
+            http_address=identity.http_address,
+            management_address=identity.management_address,
+            budget_bytes=cache.options.budget_bytes,
+            used_bytes=size[CopyState.READY] + size[CopyState.UNLOADING],
+            reserved_bytes=size[CopyState.LOADING],
+            process_bytes=resident_bytes(),
+            copies=count[CopyState.READY],
+            loading=count[CopyState.LOADING],
+            queued=count[CopyState.QUEUED],
+            waiting_requests=len(instance.tickets),
+            pressure=cache.ledger.pressure_per_h(cache.capacity_bytes, now),
+            cache_age_s=cache.ledger.cache_age_s,
+            thrashing=cache.is_thrashing(now),
+        )]
+
+    def status(self) -> Status:
+        instance = self._instance
+        activity, ledger = instance.activity, instance.core.cache.ledger
+        now = instance.clock.monotonic()
+        return Status(
+            ready=not self.problems_of_readiness(),
+            models=len(instance.replica),
+            by_state=self._by_state(),
+            totals=Totals(
+                requests=activity.requests, failed=activity.failed, hits=activity.hits,
+                cold=activity.cold, loads=ledger.loads, load_failures=ledger.load_failures,
+                evictions=ledger.evictions, unloads=ledger.unloads,
+            ),
+            latency=latency_view(activity.latency, now),
+            cold_latency=latency_view(activity.cold_latency, now),
+            instances=self.instances(),
+            busiest=list(self._busiest(now)),
+            problems=self._problems(now),
+        )
+
+    def _by_state(self) -> dict[str, int]:
+        """Models by the state of their default version, without looking at those not in play."""
+        instance = self._instance
+        states: Counter[str] = Counter()
+        for name in instance.core.models:
+            record = instance.replica.get(name)
+            if record is not None:
+                states[story.view(instance, record).state.value] += 1
+        invalid = len(instance.invalid - instance.core.models.keys())
+        if invalid:
+            states[State.INVALID.value] += invalid
+        states[State.COLD.value] += len(instance.replica) - states.total()
+        return {state.value: states[state.value] for state in State if states[state.value]}
+
+    def _busiest(self, now: float) -> Iterator[BusyModel]:
+        for name, rate, mean_s in self._instance.activity.busiest(BUSIEST, now):
+            record = self._instance.replica.get(name)
+            if record is not None:
+                model = story.view(self._instance, record)
+                sizes = [each.size_bytes for each in model.versions if each.size_bytes is not None]
+                yield BusyModel(name, model.state, round(rate, 3), mean_s, sum(sizes) or None)
+
+    def _problems(self, now: float) -> list[str]:
+        instance = self._instance
+        problems = list(self._runtimes.problems.values())
+        if instance.registry_problem is not None:
+            problems.append(instance.registry_problem)
+        for name in sorted(instance.invalid):
+            record = instance.replica.get(name)
+            problems.append(f"model {name!r}: {record.problem if record else 'not servable'}")
+        for name, play in instance.core.models.items():
+            problems += [
+                failure.message for slot in play.slots.values()
+                for revision in (slot.active, slot.target) if revision is not None
+                if (failure := instance.core.failures.of(revision.id)) is not None
+                and (slot.version is None or name not in instance.invalid)
+            ]
+        if instance.core.cache.is_thrashing(now):
+            problems.append("the cache is thrashing: models are evicted and loaded again faster "
+                            "than clients can wait; give this instance more memory")
+        return list(dict.fromkeys(problems))[:100]
+
+    def settings_in_force(self) -> list[SettingView]:
+        settings, sources = self._configuration.settings, self._configuration.sources
+        return [
+            SettingView(
+                name=field.path, value=value_of(settings, field.path), default=field.default,
+                source=sources[field.path], flag=field.flag, variable=field.variable,
+                doc=field.doc,
+            )
+            for field in setting_fields()
+        ]
+
+    def problems_of_readiness(self) -> list[str]:
+        return ["this instance is shutting down"] if self._instance.draining else []
+
+
+def _first(names: Iterator[str], count: int) -> Iterator[str]:
+    for name, _ in zip(names, range(count), strict=False):
+        yield name
+
+
+def _matches(model: ModelView, wanted: ModelFilter) -> bool:
+    key, _, value = (wanted.label or "").partition("=")
+    return (
+        (wanted.state is None or model.state is wanted.state)
+        and (wanted.format is None or any(v.format == wanted.format for v in model.versions))
+        and (wanted.label is None or (
+            key in model.labels and ("=" not in wanted.label or model.labels[key] == value)))
+    )
+
