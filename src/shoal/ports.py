@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from shoal.domain.model import JsonValue
 from shoal.domain.signature import Signature, TensorSpec
@@ -40,6 +40,8 @@ class Artifact:
 
     path: a file, or a folder where the format is one.
     inputs, outputs: declared beside the artifact or in the registration; empty: not declared.
+    trusted_types: full names of types that may be made besides a format's own list of harmless
+        ones. The shell fills it from the settings; nothing in the artifact can widen it.
     """
 
     model: str
@@ -50,19 +52,25 @@ class Artifact:
     outputs: tuple[TensorSpec, ...] = ()
     options: Mapping[str, JsonValue] = field(default_factory=dict)
     threads: int = 1  # how many CPU threads the framework may use for one call
+    trusted_types: tuple[str, ...] = ()
 
 
 class LoadedModel(Protocol):
     """A model in memory. `predict` may be called from several threads at once, at most
-    `max_concurrency` of them."""
+    `max_concurrency` of them. It may be `Noted` as well."""
 
     signature: Signature
     platform: str  # e.g. "onnxruntime_onnx"; the protocol's metadata field
     max_concurrency: int
 
-    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue]) -> Arrays:
+    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue],
+                outputs: tuple[str, ...] = ()) -> Arrays:
         """Arrays by input name, checked against `signature` (BYTES: object arrays of bytes), to
         arrays by output name.
+
+        outputs: names of `signature.outputs` that are wanted, so that costly ones are computed only
+            when asked for; empty: `signature.default_outputs`, or all when it is empty too. The
+            answer holds these at least.
 
         Raises InvalidInput when the framework finds the caller's data wrong; any other exception
         is the model's own fault.
@@ -73,6 +81,14 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Give back what holds memory or files. Called once, never during `predict`."""
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A LoadedModel about which its framework said something while loading: one sentence a note,
+    for people. A warning that the file was written by another version is one."""
+
+    notes: tuple[str, ...]
 
 
 class Runtime(Protocol):
@@ -91,8 +107,8 @@ class Runtime(Protocol):
 
     def load(self, artifact: Artifact) -> LoadedModel:
         """Blocking. Raises InvalidArtifact when the framework cannot read the files, RuntimeMissing
-        when the framework is not installed (naming the extra), InvalidSpecification for wrong
-        options."""
+        when the framework is not installed (naming the extra), NotTrusted for types that the format
+        does not consider harmless, InvalidSpecification for wrong options."""
 
 
 # --- stores -------------------------------------------------------------------------------------

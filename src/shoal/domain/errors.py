@@ -33,7 +33,7 @@
     └── DeadlineExceeded
 
 A message names the thing, the cause and the way out, in that order, and may be shown to anybody:
-no traceback, no secret. How a code maps to HTTP and gRPC is one table in `dataplane`.
+no traceback, no secret. How a code maps to HTTP and gRPC is one table, `codecs.errors`.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         otherwise a datatype must match exactly.
     table: the inputs are the columns of one table; they may come as one tensor a column, as rows
         of dicts, or as a single matrix of shape [rows, columns].
+    guessed: datatypes and shapes of the inputs are guesses for people, their names are certain;
+        tensors pass on as they come, and the framework judges them.
     default_outputs: names returned when a request names none; empty means all.
     """
 
@@ -54,4 +56,5 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     any_name: bool = False
     converts: bool = False
     table: bool = False
+    guessed: bool = False
     default_outputs: tuple[str, ...] = ()

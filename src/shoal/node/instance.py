@@ -61,7 +61,7 @@ class Instance:
         self.core = Core(_options(settings, parts.budget_bytes))
         self.journal = Journal(parts.clock)
         self.activity = Activity()
-        self.replica = Replica(parts.store, self._on_declaration, self._on_registry_problem)
+        self.replica = Replica(parts.store, self._on_declaration, self.note_registry_problem)
         self.default: dict[str, LiveCopy] = {}
         self.versioned: dict[tuple[str, int], LiveCopy] = {}
         self.live: dict[str, LiveCopy] = {}  # by revision
@@ -189,7 +189,8 @@ class Instance:
             self._to_fill.append(name)
             self._offer_fill()
 
-    def _on_registry_problem(self, message: str) -> None:
+    def note_registry_problem(self, message: str) -> None:
+        """Something about the registry that operators should know until the next start."""
         self.registry_problem = message
         self.journal.note("registry_problem", message)
 

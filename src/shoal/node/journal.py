@@ -15,6 +15,8 @@ _WARNINGS: Final = frozenset(
     ("load_failed", "load_refused", "fell_back", "model_problem", "model_raised",
      "registry_problem", "folder_problem")
 )
+# What happens for every model or under every load: kept here, logged only when asked for.
+_ROUTINE: Final = frozenset(("declared", "load_started", "loaded", "evicted", "unloaded"))
 
 log = get_logger("shoal.node")
 
@@ -31,14 +33,14 @@ class Journal:
         self, kind: str, message: str, *, model: str | None = None, revision: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Keep it, and log it: a warning if people should look."""
+        """Keep it, and log it: as a warning if people should look, as debug if it is routine."""
         self._seq += 1
         self._events.append(
             EventView(self._seq, self._clock.wall(), kind, message, model, revision, reason)
         )
         said = {"model": model, "revision": revision, "reason": reason}
         given = {key: value for key, value in said.items() if value is not None}
-        write = log.warning if kind in _WARNINGS else log.info
+        write = log.warning if kind in _WARNINGS else log.debug if kind in _ROUTINE else log.info
         write(message, kind=kind, **given)
 
     def page(self, after: int, limit: int, model: str | None) -> EventPage:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shoal.domain.errors import ModelFailed, Overloaded, ShoalError
 from shoal.domain.model import JsonValue, Revision
-from shoal.ports import Arrays, LoadedModel
+
+if TYPE_CHECKING:
+    from shoal.ports import Arrays, LoadedModel
 
 FIRST_INLINE_BYTES: Final = 0  # the first call is measured on a thread
 GROWTH: Final = 2  # a call with so many times the bytes of a fast one may run inline too
@@ -46,7 +48,7 @@ class LiveCopy:
 
     __slots__ = (
         "_inline_bytes", "_on_idle", "_running", "_turns", "attachment", "busy_s", "in_flight",
-        "last_used", "model", "notes", "platform", "queued", "reported_s", "reported_uses",
+        "last_used", "model", "platform", "queued", "reported_s", "reported_uses",
         "revision", "signature", "size_bytes", "uses",
     )
 

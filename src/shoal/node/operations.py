@@ -41,14 +41,15 @@ from shoal.storage.declare import declare
 BUSIEST: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
-    """Who this instance is, for those who look from outside."""
+    """Who this instance is, for those who look from outside. Addresses (`host:port`) are known once
+    it listens."""
 
     id: str
     started_at: float
-    http_address: str
-    management_address: str
+    http_address: str = ""
+    management_address: str = ""
 
 
 class Operations:

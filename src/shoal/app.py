@@ -1,0 +1,244 @@
+"""The composition root: builds an instance from its settings, runs it, ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+import shoal
+from shoal.core.copies import CopyState
+from shoal.dataplane.http.api import PublicApi
+from shoal.dataplane.http.message import Request
+from shoal.dataplane.http.server import Listen, Server
+from shoal.domain.errors import InvalidSpecification, StoreDamaged
+from shoal.management.api import create_app
+from shoal.management.server import ManagementServer
+from shoal.node.clock import SystemClock
+from shoal.node.folders import Folders
+from shoal.node.instance import Instance, Parts
+from shoal.node.live import Running
+from shoal.node.loader import Loader
+from shoal.node.machine import usable_cpus, usable_memory_bytes
+from shoal.node.operations import Identity, Operations
+from shoal.node.replica import MODELS
+from shoal.observability.logs import configure_logs, get_logger
+from shoal.observability.metrics import Metrics
+from shoal.ports import KVStore
+from shoal.runtimes.registry import RuntimeRegistry
+from shoal.settings import Configuration
+from shoal.storage.folder import ModelFolder
+from shoal.stores.open import open_store, registry_file
+from shoal.stores.sqlite_repair import quarantine, salvage
+
+# Frameworks read these once, when they are imported: each would start a thread a processor.
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+log = get_logger("shoal")
+
+
+def serve(configuration: Configuration, folders: Sequence[Path]) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit status. Raises ShoalError when it cannot
+    start."""
+    settings = configuration.settings
+    configure_logs(settings.log.level, settings.log.format)
+    for variable in _THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(max(settings.request.framework_threads, 1)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(configuration, folders))
+    return 0
+
+
+async def _serve(configuration: Configuration, folders: Sequence[Path]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = App(configuration, folders)
+    await app.start()
+    try:
+        await stop.wait()
+        log.info("shutting down", requests_waiting=app.waiting)
+    finally:
+        await app.stop()
+    log.info("ended")
+
+
+class App:
+    """One instance with its servers. Also what tests start in their own loop."""
+
+    def __init__(self, configuration: Configuration, folders: Sequence[Path] = ()) -> None:
+        self.settings = settings = configuration.settings
+        self._configuration = configuration
+        self._paths = [path.expanduser().absolute() for path in folders]
+        self._clock = SystemClock()
+        self.runtimes = RuntimeRegistry.installed()
+        self.metrics = Metrics(settings.metrics.per_model, settings.metrics.max_models)
+        self.budget_bytes = settings.memory or round(
+            usable_memory_bytes() * settings.cache.share
+        )
+        self._http: Server | None = None
+        self._management: ManagementServer | None = None
+        self._repair: str | None = None
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Listen and serve. Raises ShoalError; then nothing is left running."""
+        self._store = await self._open_store()
+        self.instance = Instance(self.settings, self._parts(self._store))
+        if self._repair is not None:
+            self.instance.note_registry_problem(self._repair)
+        self._folders = Folders(self.instance, [
+            ModelFolder(path, self.runtimes, settle_s=self.settings.folder.settle_s,
+                        poll_s=self.settings.folder.poll_s, clock=self._clock)
+            for path in self._paths
+        ])
+        try:
+            await self.instance.start()
+            await self._folders.start(watch=self.settings.folder.watch)
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+        self.instance.fill()
+        log.info(
+            "serving", models=len(self.instance.replica),
+            http=f"http://{self.identity.http_address}",
+            management=f"http://{self.identity.management_address}", budget_bytes=self.budget_bytes,
+            formats=",".join(self.runtimes.formats()), version=shoal.__version__,
+        )
+
+    async def stop(self) -> None:
+        """Accept no more, finish what has begun within `shutdown_timeout_s`, close everything."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.instance.drain()
+        timeout_s = self.settings.shutdown_timeout_s
+        if self._http is not None:
+            cut = await self._http.shutdown(timeout_s)
+            if cut:
+                log.warning("requests cut off at shutdown", connections=cut)
+        if self._management is not None:
+            await self._management.stop(timeout_s)
+        await self._folders.stop()
+        await self.instance.stop()
+        await self._store.close()
+
+    @property
+    def waiting(self) -> int:
+        return len(self.instance.tickets)
+
+    # --- composition ----------------------------------------------------------------------------
+
+    async def _open_store(self) -> KVStore:
+        data_dir = self.settings.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidSpecification(
+                f"the data folder {data_dir} cannot be made: {error.strerror}; choose another with "
+                "--data-dir"
+            ) from None
+        try:
+            return await asyncio.to_thread(self._open)
+        except StoreDamaged as error:
+            return await self._repair_store(error)
+
+    def _open(self) -> KVStore:
+        return open_store(self.settings.registry.url, self.settings.data_dir, self._clock)
+
+    async def _repair_store(self, error: StoreDamaged) -> KVStore:
+        """Put a damaged registry aside and go on with what can still be read of it: models are
+        served, and nothing is thrown away."""
+        path = registry_file(self.settings.registry.url, self.settings.data_dir)
+        assert path is not None
+        rows = await asyncio.to_thread(salvage, path)
+        aside = await asyncio.to_thread(quarantine, path)
+        store = await asyncio.to_thread(self._open)
+        for key, value in rows:
+            await store.put(key, value)
+        saved = sum(key.startswith(MODELS) for key, _ in rows)
+        self._repair = (
+            f"the registry was damaged ({error.message}); {saved} models could still be read of it "
+            f"and are kept, others must be registered again; the damaged file is at {aside}"
+        )
+        return store
+
+    def _parts(self, store: KVStore) -> Parts:
+        request, trust = self.settings.request, self.settings.trust
+        threads = request.threads or usable_cpus() + 2
+        return Parts(
+            store=store,
+            loader=Loader(
+                self.runtimes,
+                trusted=(*self._paths, *map(Path, trust.locations)),
+                trusted_types=trust.skops_types,
+                framework_threads=max(request.framework_threads, 1),
+            ),
+            running=Running(
+                pool=ThreadPoolExecutor(threads, "shoal-predict"),
+                threads=threads,
+                inline_limit_s=request.inline_limit_ms / 1e3,
+                max_queued=request.max_queued_per_model,
+            ),
+            metrics=self.metrics,
+            clock=self._clock,
+            budget_bytes=self.budget_bytes,
+        )
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        identity = Identity(
+            id=settings.instance_id or f"{socket.gethostname()}-{secrets.token_hex(3)}",
+            started_at=self._clock.wall(),
+        )
+        self.operations = Operations(
+            self.instance, self.runtimes, self._configuration, identity
+        )
+        self._management = ManagementServer(
+            create_app(self.operations, self.metrics.expose),
+            settings.management.host or settings.host, settings.management.port,
+        )
+        self._http = Server(
+            PublicApi(self.instance, self.operations), settings.http,
+            listen=Listen(host=settings.host, port=settings.http.port), on_error=_report,
+        )
+        self.metrics.gauges = self._gauges
+        await self._management.start()
+        await self._http.start()
+        host, port = self._http.address
+        identity.http_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        identity.management_address = self._management.address
+        self.identity = identity
+
+    def _gauges(self) -> Mapping[str, float]:
+        cache = self.instance.core.cache
+        view = self.operations.instances()[0]
+        size = cache.ledger.bytes
+        return {
+            key: value for key, value in {
+                "budget_bytes": cache.options.budget_bytes,
+                "used_bytes": size[CopyState.READY] + size[CopyState.UNLOADING],
+                "reserved_bytes": view.reserved_bytes,
+                "process_bytes": view.process_bytes,
+                "copies": view.copies,
+                "waiting_requests": view.waiting_requests,
+                "cache_age_s": view.cache_age_s,
+                "pressure": view.pressure,
+                "registered_models": len(self.instance.replica),
+                "http_connections": self._http.connections if self._http else 0,
+            }.items() if value is not None
+        }
+
+
+def _report(error: BaseException, request: Request) -> None:
+    log.error("unexpected error", method=request.method, path=request.target, exc_info=error)

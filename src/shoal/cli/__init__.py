@@ -1,0 +1,1 @@
+"""The command line, `shoal`: each module a few commands, `main` puts them together."""

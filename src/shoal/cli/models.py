@@ -1,0 +1,349 @@
+"""The commands that declare models and steer them: models, register, unregister, load, unload."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+import yaml
+from rich.text import Text
+
+from shoal.cli import render
+from shoal.cli.target import AsJson, ModelName, target_of
+from shoal.domain.errors import InvalidSpecification, ShoalError
+from shoal.domain.model import JsonValue
+from shoal.domain.views import ModelView, Outcome, State
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+
+# A load may take the server's whole `load.timeout_s` (240 s), after a wait in its queue.
+_LOAD_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.3
+
+Version = Annotated[
+    int | None,
+    typer.Option("--version", help="Only this version; otherwise every one that is served."),
+]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="Return when it is done, or as soon as it has begun."),
+]
+
+
+class _RawPage(msgspec.Struct):
+    models: list[msgspec.Raw]
+    total: int
+    next: str | None = None
+
+
+def models(
+    context: typer.Context,
+    state: Annotated[
+        State | None, typer.Option(help="Only models in this state.", show_default=False)
+    ] = None,
+    contains: Annotated[
+        str | None, typer.Option(help="Only models with this text in their names.")
+    ] = None,
+    format: Annotated[  # noqa: A002 -- the option's name
+        str | None, typer.Option("--format", help="Only models of this format, such as onnx.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Only models with this label: KEY or KEY=VALUE.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Show this many at most; otherwise all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered models and what state they are in."""
+    from shoal.client.calls import ModelQuery
+    from shoal.client.calls import models as page_call
+
+    query: ModelQuery | None = ModelQuery(state, contains, format, label)
+    raw: list[bytes] = []
+    total = 0
+    with target_of(context).client() as client:
+        while query is not None and (limit is None or len(raw) < limit):
+            page = msgspec.json.decode(client.ask_raw(page_call(query)), type=_RawPage)
+            raw += [bytes(model) for model in page.models]
+            total = page.total
+            query = None if page.next is None else dataclasses.replace(query, after=page.next)
+    raw = raw[:limit]
+    if as_json:
+        render.write_json(b"[" + b",".join(raw) + b"]")
+        return
+    if not raw:
+        render.say("no models" + (" match" if state or contains or format or label else " yet"))
+        return
+    now = time.time()
+    views = (msgspec.json.decode(model, type=ModelView) for model in raw)
+    render.table(_HEADINGS, (_row(view, now) for view in views))
+    if len(raw) < total:
+        render.warn(f"{len(raw)} of {total} models; --limit cut the rest")
+
+
+def register(
+    context: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name for requests; letters, digits, '_', '.', '-'.", metavar="NAME"),
+    ] = None,
+    uri: Annotated[
+        str | None,
+        typer.Argument(
+            help="Where the artifact lies, as the server sees it: a path or a URI. A relative path "
+            "is taken from the current folder.",
+            metavar="URI",
+        ),
+    ] = None,
+    format: Annotated[  # noqa: A002 -- the option's name
+        str | None,
+        typer.Option("--format", help="sklearn, onnx, …; otherwise recognised from the files."),
+    ] = None,
+    version_policy: Annotated[
+        str | None,
+        typer.Option(help="Which version folders are served: all, latest:2 or specific:1,3."),
+    ] = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="Never evict it for room.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Models of lower priority leave memory first.")
+    ] = None,
+    idle_ttl: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Unload after so long without a request."),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Handed to the runtime; the value is JSON or else text. May be repeated.",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL.YAML",
+            help="Take what is not said here from this file; its folder is the default URI.",
+        ),
+    ] = None,
+    create: Annotated[
+        bool,
+        typer.Option("--create/--replace", help="Refuse when the name is taken, or replace it."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Load it too, and return when it is ready.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Declare a model, or replace what a name stands for.
+
+    It is loaded when it is first asked for, unless --wait loads it now.
+    """
+    from shoal.client import calls
+    from shoal.client.declaring import read_spec
+
+    fields: dict[str, object] = {} if file is None else _from_file(file)
+    said: dict[str, object] = {
+        "name": name,
+        "uri": None if uri is None else _absolute(uri),
+        "format": format,
+        "version_policy": None if version_policy is None else _policy(version_policy),
+        "pin": pin,
+        "priority": priority,
+        "idle_ttl_s": idle_ttl,
+        "labels": dict(_pair("--label", text) for text in label) if label else None,
+        "options": {key: _json_or_text(text) for key, text in _pairs(option)} if option else None,
+    }
+    fields |= {key: value for key, value in said.items() if value is not None}
+    for needed in ("name", "uri"):
+        if needed not in fields:
+            raise typer.BadParameter(f"say the {needed.upper()}, here or in the file of --file")
+    spec = read_spec(fields)
+    target = target_of(context)
+    with target.client(_LOAD_TIMEOUT_S if wait else 60.0) as client:
+        document = client.ask_raw(calls.register(spec, create=create))
+        if wait:
+            with _watched(client, spec.name):
+                client.load(spec.name)
+            document = client.ask_raw(calls.model(spec.name))
+    if as_json:
+        render.write_json(document)
+        return
+    view = msgspec.json.decode(document, type=ModelView)
+    version = f", version {view.default_version}" if view.default_version is not None else ""
+    render.say(f"registered {view.name}{version}: {view.state}")
+    if view.problem:
+        render.warn(f"problem: {view.problem}")
+
+
+def unregister(context: typer.Context, name: ModelName, as_json: AsJson = False) -> None:
+    """Take a model's declaration back. Its files stay where they are."""
+    with target_of(context).client() as client:
+        client.unregister(name)
+    if as_json:
+        render.write_json(msgspec.json.encode({"name": name}))
+    else:
+        render.say(f"unregistered {name}")
+
+
+def load(
+    context: typer.Context,
+    name: ModelName,
+    version: Version = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model into memory now, and take it back into service if it was taken out."""
+    from shoal.client import calls
+
+    with target_of(context).client(_LOAD_TIMEOUT_S) as client, _watched(client, name, wait):
+        document = client.ask_raw(calls.load(name, version, wait=wait))
+    _tell(document, as_json)
+
+
+def unload(
+    context: typer.Context,
+    name: ModelName,
+    version: Version = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Take a model out of memory and out of service, until it is loaded or declared anew."""
+    from shoal.client import calls
+
+    with target_of(context).client(_LOAD_TIMEOUT_S) as client, _watched(client, name, wait):
+        document = client.ask_raw(calls.unload(name, version, wait=wait))
+    _tell(document, as_json)
+
+
+# --- what they show -----------------------------------------------------------------------------
+
+_HEADINGS: Final = ("NAME", "STATE", "VERSION", "FORMAT", "MEMORY", "REQUESTS", "LAST USED", "NOTE")
+
+
+def _row(view: ModelView, now: float) -> tuple[str | Text, ...]:
+    default = next((v for v in view.versions if v.version == view.default_version), None)
+    used = [v.last_used for v in view.versions if v.last_used is not None]
+    sizes = [v.size_bytes for v in view.versions if v.size_bytes is not None]
+    return (
+        view.name,
+        render.state(view.state),
+        "-" if view.default_version is None else str(view.default_version),
+        default.format if default else "-",
+        render.size(sum(sizes) if sizes else None),
+        render.number(sum(v.requests for v in view.versions)),
+        render.ago(max(used, default=None), now),
+        view.problem or (default.error if default else None) or "",
+    )
+
+
+def _tell(document: bytes, as_json: bool) -> None:
+    if as_json:
+        render.write_json(document)
+        return
+    outcome = msgspec.json.decode(document, type=Outcome)
+    version = "" if outcome.version is None else f", version {outcome.version}"
+    render.say(
+        f"{outcome.name}{version}: {outcome.state}, after {render.duration(outcome.took_s)}"
+    )
+
+
+@contextmanager
+def _watched(client: Client, name: str, wait: bool = True) -> Iterator[None]:
+    """On a terminal, show the model's state while something is waited for."""
+    with render.waiting(f"{name}: asking the server") as progress:
+        if progress is None or not wait:
+            yield
+            return
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_POLL_S):
+                try:
+                    progress.update(f"{name}: {client.model(name).state}")
+                except ShoalError as error:
+                    progress.update(f"{name}: {error.message}")
+
+        watcher = threading.Thread(target=watch, name="watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join(timeout=1.0)
+
+
+# --- what they read -----------------------------------------------------------------------------
+
+
+def _from_file(file: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpecification(f"file {file}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSpecification(f"file {file}: not valid YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise InvalidSpecification(
+            f"file {file}: holds no fields; expected for example 'format: onnx'"
+        )
+    fields = {str(key): value for key, value in content.items()}
+    folder = file.absolute().parent
+    uri = fields.get("uri")
+    fields["uri"] = _absolute(uri, folder) if isinstance(uri, str) else str(folder)
+    return fields
+
+
+def _absolute(uri: str, base: Path | None = None) -> str:
+    """Local paths made absolute, since the server runs elsewhere; URIs as they are."""
+    if "://" in uri:
+        return uri
+    return str(((base or Path.cwd()) / Path(uri).expanduser()).absolute())
+
+
+def _policy(text: str) -> dict[str, object]:
+    kind, _, rest = text.partition(":")
+    try:
+        if text == "all":
+            return {}
+        if kind == "latest":
+            return {"latest": int(rest)}
+        if kind == "specific":
+            return {"specific": [int(part) for part in rest.split(",")]}
+    except ValueError:
+        pass
+    raise InvalidSpecification(
+        f"--version-policy {text!r}: expected all, latest:N or specific:V,W, such as latest:2"
+    )
+
+
+def _pairs(texts: list[str]) -> Iterator[tuple[str, str]]:
+    return (_pair("--option", text) for text in texts)
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InvalidSpecification(f"{flag} {text!r}: expected KEY=VALUE")
+    return key, value
+
+
+def _json_or_text(text: str) -> JsonValue:
+    try:
+        value: JsonValue = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value

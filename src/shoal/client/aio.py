@@ -1,0 +1,244 @@
+"""The asyncio client: carries out the conversations of `calls` and `inference` with httpx2.
+
+Decides nothing; `sync` is the same for blocking code, and documents the methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self, TypeVar, Unpack
+
+import httpx2
+
+from shoal.client import calls, inference
+from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
+from shoal.client.declaring import SpecFields, spec_of
+from shoal.client.endpoints import Endpoints
+from shoal.client.inference import Inputs, Result, Values, Wishes
+from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
+from shoal.client.transport import (
+    answer_of,
+    default_headers,
+    failure_of,
+    overdue,
+    request_of,
+)
+from shoal.domain import views
+from shoal.domain.model import JsonValue, ModelSpec
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`shoal.Client` for asyncio: the same methods, awaited; `models` is an asynchronous iterator.
+
+    For one event loop. A cancelled call closes its connection.
+    """
+
+    def __init__(
+        self,
+        server: str = "http://localhost:8080",
+        *,
+        management: str | None = None,
+        timeout_s: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        binary: bool = True,
+        retry: Retry = Retry(),  # noqa: B008 -- frozen
+        http: httpx2.AsyncClient | None = None,
+    ) -> None:
+        self._endpoints: Final = Endpoints.of(server, management)
+        self._timeout_s = timeout_s
+        self._headers = default_headers(headers)
+        self._binary = binary
+        self._retry = retry
+        self._owned = http is None
+        self._http = http or httpx2.AsyncClient(trust_env=not self._endpoints.local)
+        self._known: dict[tuple[str, int | str | None], ModelMetadata] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; the client cannot be used afterwards."""
+        if self._owned:
+            await self._http.aclose()
+
+    # --- inference ------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | str | None = None,
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, JsonValue] | None = None,
+        id: str | None = None,  # noqa: A002 -- the protocol's word
+        timeout_s: float | None = None,
+        repeatable: bool = True,
+    ) -> Result:
+        """As `Client.infer`."""
+        wishes = Wishes(version, outputs, parameters or {}, id, self._binary, repeatable)
+        return await self._run(inference.infer(model, inputs, wishes, self._known), timeout_s)
+
+    async def predict(
+        self,
+        model: str,
+        instances: Values | Mapping[str, Values],
+        *,
+        timeout_s: float | None = None,
+        repeatable: bool = True,
+    ) -> list[JsonValue]:
+        """As `Client.predict`."""
+        course = inference.predict(model, instances, repeatable=repeatable)
+        return await self._run(course, timeout_s)
+
+    async def server_live(self) -> bool:
+        """As `Client.server_live`."""
+        return await self.ask(calls.server_live())
+
+    async def server_ready(self) -> bool:
+        """As `Client.server_ready`."""
+        return await self.ask(calls.server_ready())
+
+    async def server_metadata(self) -> ServerMetadata:
+        """As `Client.server_metadata`."""
+        return await self.ask(calls.server_metadata())
+
+    async def model_ready(self, model: str, version: int | str | None = None) -> bool:
+        """As `Client.model_ready`."""
+        return await self.ask(calls.model_ready(model, version))
+
+    async def model_metadata(self, model: str, version: int | str | None = None) -> ModelMetadata:
+        """As `Client.model_metadata`."""
+        return await self.ask(calls.model_metadata(model, version))
+
+    # --- management -----------------------------------------------------------------------------
+
+    async def register(
+        self,
+        model: str | ModelSpec,
+        uri: str | None = None,
+        *,
+        create: bool = False,
+        **fields: Unpack[SpecFields],
+    ) -> views.ModelView:
+        """As `Client.register`."""
+        return await self.ask(calls.register(spec_of(model, uri, fields), create=create))
+
+    async def unregister(self, name: str) -> None:
+        """As `Client.unregister`."""
+        await self.ask(calls.unregister(name))
+
+    async def models(
+        self,
+        *,
+        state: views.State | str | None = None,
+        contains: str | None = None,
+        format: str | None = None,  # noqa: A002 -- the specification's word
+        label: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[views.ModelView]:
+        """As `Client.models`."""
+        query: ModelQuery | None = ModelQuery(state, contains, format, label, limit=page_size)
+        while query is not None:
+            page = await self.ask(calls.models(query))
+            for view in page.models:
+                yield view
+            query = query.following(page)
+
+    async def model(self, name: str) -> views.ModelView:
+        """As `Client.model`."""
+        return await self.ask(calls.model(name))
+
+    async def load(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> views.Outcome:
+        """As `Client.load`."""
+        return await self.ask(calls.load(name, version, wait=wait), timeout_s)
+
+    async def unload(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> views.Outcome:
+        """As `Client.unload`."""
+        return await self.ask(calls.unload(name, version, wait=wait), timeout_s)
+
+    async def explain(self, name: str) -> views.Story:
+        """As `Client.explain`."""
+        return await self.ask(calls.explain(name))
+
+    async def events(
+        self, after: int = 0, limit: int = 100, model: str | None = None
+    ) -> views.EventPage:
+        """As `Client.events`."""
+        return await self.ask(calls.events(after, limit, model))
+
+    async def instances(self) -> list[views.InstanceView]:
+        """As `Client.instances`."""
+        return await self.ask(calls.instances())
+
+    async def status(self) -> views.Status:
+        """As `Client.status`."""
+        return await self.ask(calls.status())
+
+    async def settings(self) -> list[views.SettingView]:
+        """As `Client.settings`."""
+        return await self.ask(calls.settings())
+
+    # --- any call -------------------------------------------------------------------------------
+
+    async def ask(self, call: Call[T], timeout_s: float | None = None) -> T:
+        """As `Client.ask`."""
+        return await self._run(calls.asked(call), timeout_s)
+
+    async def ask_raw(self, call: Call[T], timeout_s: float | None = None) -> bytes:
+        """As `Client.ask_raw`."""
+        return await self._run(calls.asked_raw(call), timeout_s)
+
+    async def _run(self, conversation: Conversation[T], timeout_s: float | None) -> T:
+        whole_s = self._timeout_s if timeout_s is None else timeout_s
+        course = steps(conversation, self._retry, whole_s)
+        outcome: Outcome = None
+        while True:
+            try:
+                step = course.send(outcome)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            if isinstance(step, Send):
+                outcome = await self._send(step)
+            else:
+                await asyncio.sleep(step.seconds)
+                outcome = None
+
+    async def _send(self, send: Send) -> Outcome:
+        url = self._endpoints.url(send.exchange.side, send.exchange.path)
+        request = request_of(self._http, url, self._headers, send)
+        try:
+            async with asyncio.timeout(send.timeout_s):
+                response = await self._http.send(request)
+        except TimeoutError:
+            return overdue(send, url)
+        except httpx2.RequestError as error:
+            return failure_of(error, self._endpoints, send)
+        return answer_of(response, response.content, url)

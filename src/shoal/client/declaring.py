@@ -1,0 +1,56 @@
+"""Builds the specification that a registration sends, and refuses a wrong one before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import msgspec
+
+from shoal.domain.errors import InvalidSpecification
+from shoal.domain.model import JsonValue, ModelSpec, VersionPolicy, check_spec
+from shoal.domain.signature import TensorSpec
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of ModelSpec beside `name` and `uri`; its docstring says what they mean."""
+
+    format: str | None
+    version_policy: VersionPolicy | Mapping[str, object]
+    inputs: Sequence[TensorSpec | Mapping[str, object]]
+    outputs: Sequence[TensorSpec | Mapping[str, object]]
+    options: Mapping[str, JsonValue]
+    pin: bool
+    priority: int
+    idle_ttl_s: float | None
+    memory_bytes: int | None
+    max_concurrency: int | None
+    repeatable: bool
+    labels: Mapping[str, str]
+
+
+def spec_of(model: str | ModelSpec, uri: str | None, fields: SpecFields) -> ModelSpec:
+    """A checked specification from a whole one or from a name, a URI and fields.
+
+    Raises InvalidSpecification, also when both a whole one and parts are given.
+    """
+    if isinstance(model, ModelSpec):
+        if uri is not None or fields:
+            raise InvalidSpecification(
+                f"model {model.name!r}: give a ModelSpec alone, or a name, a uri and fields"
+            )
+        check_spec(model)
+        return model
+    if uri is None:
+        raise InvalidSpecification(f"model {model!r}: there is no uri; say where the artifact lies")
+    return read_spec({"name": model, "uri": uri, **fields})
+
+
+def read_spec(fields: Mapping[str, object]) -> ModelSpec:
+    """A checked specification from plain data. Raises InvalidSpecification naming the field."""
+    try:
+        spec = msgspec.convert(msgspec.to_builtins(dict(fields)), ModelSpec)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidSpecification(f"model {fields.get('name')!r}: {error}") from None
+    check_spec(spec)
+    return spec

@@ -1,0 +1,146 @@
+"""What the protocols tell about servers and models: metadata, configuration, statistics, readiness.
+
+Sources: Open Inference Protocol; Triton's model_configuration, model_repository and statistics
+extensions. Values are JSON; each protocol puts them into its own form.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, time
+from typing import Final
+
+import shoal
+from shoal.dataplane.statistics import Count, Statistics
+from shoal.domain.errors import LoadFailed, ShoalError, Unloaded, VersionNotFound
+from shoal.domain.events import served
+from shoal.domain.model import VersionPolicy
+from shoal.domain.signature import TensorSpec
+from shoal.domain.views import ModelView, State, VersionView
+from shoal.node.instance import Instance
+from shoal.node.live import LiveCopy
+from shoal.node.story import state_of
+
+EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "statistics", "parameters")
+CONTROL_EXTENSION: Final = "model_repository"
+
+# Triton's model_config.proto names datatypes differently from its inference protocol.
+_CONFIG_TYPES: Final = {"BYTES": "TYPE_STRING"}
+
+_INDEX_STATES: Final = {
+    State.READY: "READY",
+    State.LOADING: "LOADING",
+    State.QUEUED: "LOADING",
+    State.COLD: "UNAVAILABLE",
+    State.FAILED: "UNAVAILABLE",
+    State.UNLOADED: "UNAVAILABLE",
+    State.INVALID: "UNAVAILABLE",
+}
+
+
+def server(*, repository_control: bool) -> dict[str, object]:
+    """`extensions`: what works, and only that."""
+    extensions = [*EXTENSIONS, CONTROL_EXTENSION] if repository_control else list(EXTENSIONS)
+    return {"name": "shoal", "version": shoal.__version__, "extensions": sorted(extensions)}
+
+
+def metadata(copy: LiveCopy, versions: list[int]) -> dict[str, object]:
+    return {
+        "name": copy.revision.model,
+        "versions": [str(version) for version in versions],
+        "platform": copy.platform,
+        "inputs": [_tensor(spec) for spec in copy.signature.inputs],
+        "outputs": [_tensor(spec) for spec in copy.signature.outputs],
+    }
+
+
+def config(copy: LiveCopy, policy: VersionPolicy) -> dict[str, object]:
+    """The model's configuration as Triton would hold it. Shapes are whole, so `max_batch_size` is
+    0: a first axis of any extent is shown as -1."""
+    if policy.specific is not None:
+        version_policy: dict[str, object] = {"specific": {"versions": list(policy.specific)}}
+    elif policy.latest is not None:
+        version_policy = {"latest": {"num_versions": policy.latest}}
+    else:
+        version_policy = {"all": {}}
+    return {
+        "name": copy.revision.model,
+        "platform": copy.platform,
+        "backend": copy.revision.format,
+        "max_batch_size": 0,
+        "version_policy": version_policy,
+        "input": [_config_tensor(spec) for spec in copy.signature.inputs],
+        "output": [_config_tensor(spec) for spec in copy.signature.outputs],
+        "parameters": {},
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, object]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _config_tensor(spec: TensorSpec) -> dict[str, object]:
+    data_type = _CONFIG_TYPES.get(spec.datatype, f"TYPE_{spec.datatype}")
+    return {"name": spec.name, "data_type": data_type, "dims": list(spec.shape)}
+
+
+def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalError | None:
+    """None when the next request for the model can be answered, after a load if need be."""
+    record = instance.record(name)
+    revision = served(record, version)
+    if revision is None and not record.revisions:
+        return LoadFailed(f"model {name!r} cannot be served: {record.problem}", 5.0)
+    if revision is None:
+        return VersionNotFound(f"model {name!r} has no version {version}")
+    if instance.find(name, version) is not None:
+        return None
+    match state_of(instance, revision):
+        case State.UNLOADED:
+            return Unloaded(f"model {name!r} was taken out of service", 5.0)
+        case State.FAILED:
+            failure = instance.core.failures.of(revision.id)
+            assert failure is not None
+            wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
+            return LoadFailed(failure.message, wait_s)
+    return None
+
+
+def index_entry(model: ModelView, version: VersionView | None) -> dict[str, str]:
+    """`reason` says why a version is not ready; a cold one is loaded by the next request."""
+    if version is None:
+        return {"name": model.name, "version": "", "state": "UNAVAILABLE",
+                "reason": model.problem or "nothing servable was found"}
+    reason = version.error or ("" if version.state is State.READY else version.state.value)
+    return {
+        "name": model.name, "version": str(version.version),
+        "state": _INDEX_STATES[version.state], "reason": reason,
+    }
+
+
+def statistics(name: str, version: int, counted: Statistics) -> dict[str, object]:
+    """Durations in nanoseconds, `last_inference` in milliseconds since the epoch, as Triton's.
+
+    Shoal runs one request an execution, so both counts are alike."""
+    count = counted.success.count
+    last_ms = round((time() - (perf_counter() - counted.last_at)) * 1e3) if counted.last_at else 0
+    return {
+        "name": name,
+        "version": str(version),
+        "last_inference": last_ms,
+        "inference_count": count,
+        "execution_count": count,
+        "inference_stats": {
+            "success": _duration(counted.success),
+            "fail": _duration(counted.fail),
+            "queue": _duration(counted.queue),
+            "compute_input": _duration(counted.decode),
+            "compute_infer": _duration(counted.compute),
+            "compute_output": _duration(counted.encode),
+            "cache_hit": _duration(Count()),
+            "cache_miss": _duration(Count()),
+        },
+        "batch_stats": [],
+    }
+
+
+def _duration(counted: Count) -> dict[str, int]:
+    return {"count": counted.count, "ns": round(counted.seconds * 1e9)}

@@ -1,0 +1,85 @@
+"""Makes the responses of the public endpoints: JSON, errors, the headers that all of them share."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from typing import Final
+
+import orjson
+
+from shoal.codecs import compression
+from shoal.codecs.errors import error_body, http_status, retry_after
+from shoal.dataplane.http.message import Request, Response
+from shoal.domain.errors import InvalidRequest, MethodNotAllowed, ShoalError
+
+JSON: Final = (b"content-type", b"application/json")
+BINARY: Final = (b"content-type", b"application/octet-stream")
+REQUEST_ID: Final = b"x-request-id"
+MAX_REQUEST_ID_BYTES: Final = 128
+
+_PREFIX: Final = secrets.token_hex(4)
+_NUMBERS: Final = itertools.count(1)
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    return Response(status, [orjson.dumps(value)], [JSON])
+
+
+def error_response(error: ShoalError) -> Response:
+    """`{"error": message}`, with the code of the error's class in `shoal-error-code`."""
+    headers = [JSON, (b"shoal-error-code", error.code.encode())]
+    wait_s = retry_after(error)
+    if wait_s is not None:
+        headers.append((b"retry-after", str(wait_s).encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
+    return Response(http_status(error), [error_body(error)], headers)
+
+
+def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, decompressed. Raises InvalidRequest, BodyTooLarge."""
+    encoding = request.headers.get(b"content-encoding")
+    if encoding is None:
+        return request.body
+    return compression.decompress(request.body, encoding, max_bytes)
+
+
+def finish(request: Request, response: Response) -> Response:
+    """Compress what the client takes compressed, and return its request id."""
+    headers = request.headers
+    if b"accept-encoding" in headers:
+        size = sum(map(len, response.body))
+        encoding = compression.negotiate(headers[b"accept-encoding"], size)
+        if encoding is not None:
+            response.body = list(compression.compress(response.body, encoding))
+            response.headers.append((b"content-encoding", encoding.encode()))
+        if size >= compression.THRESHOLD_BYTES:
+            response.headers.append((b"vary", b"accept-encoding"))
+    if REQUEST_ID in headers or response.status >= 400:
+        response.headers.append((REQUEST_ID, request_id(request).encode("latin-1")))
+    return response
+
+
+def request_id(request: Request) -> str:
+    """The client's `x-request-id` when it is fit to be logged and returned, else a new one, which
+    the request carries from now on."""
+    given = request.headers.get(REQUEST_ID)
+    if given and len(given) <= MAX_REQUEST_ID_BYTES and all(33 <= byte <= 126 for byte in given):
+        return given.decode("ascii")
+    made = f"{_PREFIX}-{next(_NUMBERS):x}"
+    request.headers[REQUEST_ID] = made.encode()
+    return made
+
+
+def json_length(request: Request) -> int | None:
+    """The value of Inference-Header-Content-Length. Raises InvalidRequest."""
+    given = request.headers.get(b"inference-header-content-length")
+    if given is None:
+        return None
+    if not given.isdigit() or len(given) > 15:
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length is {given.decode('latin-1')!r}; it must be the "
+            "number of bytes of JSON at the body's beginning"
+        )
+    return int(given)

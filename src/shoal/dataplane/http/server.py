@@ -1,0 +1,121 @@
+"""Listens for HTTP/1.1 and ends in order. Must not know what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.dataplane.http.connection import Connection
+from shoal.dataplane.http.message import Handler
+from shoal.dataplane.http.shared import OnError, Shared, Stats
+from shoal.domain.errors import InvalidSpecification
+from shoal.settings import HttpSettings
+
+_CUT_S: Final = 1.0  # what a transport may take to say that it was cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where. `sock`, bound, wins over host and port; the server closes it. `port` 0: any free one.
+    `reuse_port`: several processes may listen on the same port, the kernel spreads connections."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    sock: socket.socket | None = None
+    reuse_port: bool = False
+    backlog: int = 2048
+    ssl_context: ssl.SSLContext | None = None
+
+
+class Server:
+    """An HTTP/1.1 server on the running loop.
+
+    handler: see `message.Handler`; awaitables it returns are cancelled when their client leaves.
+    settings: the limits; its `port` is not looked at.
+    on_error: gets what escapes from the handler, with its request; clients get a bare 500.
+    """
+
+    def __init__(
+        self, handler: Handler, settings: HttpSettings, *, listen: Listen, on_error: OnError
+    ) -> None:
+        self._handler = handler
+        self._settings = settings
+        self._listen = listen
+        self._on_error = on_error
+        self._server: asyncio.Server | None = None
+        self._shared: Shared | None = None
+
+    async def start(self) -> None:
+        """Raises InvalidSpecification when the address cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        shared = Shared(self._handler, self._settings, self._on_error, loop)
+        listen = self._listen
+        try:
+            if listen.sock is not None:
+                self._server = await loop.create_server(
+                    lambda: Connection(shared),
+                    sock=listen.sock,
+                    backlog=listen.backlog,
+                    ssl=listen.ssl_context,
+                )
+            else:
+                self._server = await loop.create_server(
+                    lambda: Connection(shared),
+                    listen.host,
+                    listen.port,
+                    backlog=listen.backlog,
+                    reuse_port=listen.reuse_port,
+                    ssl=listen.ssl_context,
+                )
+        except OSError as error:
+            raise InvalidSpecification(
+                f"cannot listen on {listen.host} port {listen.port}: "
+                f"{error.strerror or error}; choose another host or http.port"
+            ) from error
+        self._shared = shared
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, of the first address when the host has several."""
+        assert self._server is not None, "the server has not started"
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    @property
+    def connections(self) -> int:
+        """Open now, without those being told that there are too many."""
+        if self._shared is None:
+            return 0
+        return len(self._shared.connections) - self._shared.turned_away
+
+    @property
+    def stats(self) -> Stats:
+        return self._shared.stats if self._shared is not None else Stats()
+
+    async def shutdown(self, timeout_s: float) -> int:
+        """Accept no more, finish the requests that have begun, cut what remains after `timeout_s`
+        seconds; returns how many connections were cut."""
+        if self._server is None or self._shared is None:
+            return 0
+        shared = self._shared
+        shared.draining = True
+        self._server.close()
+        for connection in list(shared.connections):
+            connection.drain()
+        cut = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                await shared.empty.wait()
+        except TimeoutError:
+            cut = sum([connection.cut() for connection in list(shared.connections)])
+            try:
+                async with asyncio.timeout(_CUT_S):
+                    await shared.empty.wait()
+            except TimeoutError:
+                pass
+        shared.stop()
+        await self._server.wait_closed()
+        return cut

@@ -1,0 +1,248 @@
+"""Runs inferences, whatever protocol they came by: find the copy, check, predict, count.
+
+A request for a ready copy whose calls are short is answered without a task or a thread; all others
+take the asynchronous way. Must not know HTTP or gRPC: a `Call` reads and writes their bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from shoal.codecs.errors import http_status
+from shoal.codecs.message import InferRequest, InferResponse
+from shoal.dataplane import describe
+from shoal.dataplane.statistics import Statistics
+from shoal.dataplane.validation import RequestCheck, make_response
+from shoal.domain.errors import DeadlineExceeded, ModelFailed, ShoalError
+from shoal.domain.signature import Signature
+from shoal.node.instance import Instance
+from shoal.node.live import LiveCopy, Prediction
+from shoal.observability.logs import get_logger
+from shoal.observability.metrics import ModelMetrics
+
+if TYPE_CHECKING:
+    from shoal.ports import Arrays
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+REPORT_FAILURES_EVERY_S: Final = 10.0  # of one model, in the journal; all are counted
+
+log = get_logger("shoal.requests")
+
+
+class Call(Protocol[T_co]):
+    """One inference as its protocol sees it. protocol: `v1`, `v2`, …, for metrics. size_bytes: of
+    the body, by which the cost of a call is judged. started: `perf_counter` at its arrival."""
+
+    protocol: str
+    name: str
+    version: int | None
+    size_bytes: int
+    started: float
+    request_id: str | None
+
+    def decode(self, signature: Signature) -> InferRequest:
+        """Raises InvalidRequest."""
+
+    def encode(self, response: InferResponse, request: InferRequest) -> T_co:
+        """Raises InvalidRequest for what the protocol cannot carry."""
+
+    def refuse(self, error: ShoalError) -> T_co: ...
+
+    def timeout_s(self, default_s: float) -> float:
+        """What the client allows the whole to take."""
+
+
+class Plan:
+    """What was prepared for the requests of one live copy."""
+
+    __slots__ = ("check", "metrics", "model", "signature", "statistics", "version")
+
+    def __init__(self, copy: LiveCopy, metrics: ModelMetrics, statistics: Statistics) -> None:
+        self.model = copy.revision.model
+        self.version = str(copy.revision.version)
+        self.signature = copy.signature
+        self.check = RequestCheck(copy.signature)
+        self.metrics = metrics
+        self.statistics = statistics
+
+
+class Inference:
+    """The way of a request through one instance."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._activity = instance.activity
+        self._timeout_s = instance.settings.request.timeout_s
+        self._log_requests = instance.settings.log.requests
+        self._statistics: dict[tuple[str, int], Statistics] = {}
+
+    def infer(self, call: Call[T]) -> T | Awaitable[T]:
+        """The answer, at once where that is possible. Errors become answers too."""
+        copy = self._instance.find(call.name, call.version)
+        if copy is None:
+            return self._cold(call)
+        plan = self.plan(copy)
+        try:
+            request = call.decode(plan.signature)
+            arrays = plan.check.arrays(request)
+            wanted = plan.check.outputs(request)
+            if not copy.may_run_inline(call.size_bytes):
+                decoded_at = perf_counter()
+                copy.retain()
+                return self._threaded(call, copy, (request, arrays, wanted), decoded_at)
+            decoded_at = perf_counter()
+            prediction = copy.predict_inline(arrays, request.parameters, wanted)
+            return self._finish(call, plan, (request, wanted, decoded_at), prediction, 0.0)
+        except ShoalError as error:
+            return self._fail(call, plan, error)
+
+    async def ready_copy(
+        self, name: str, version: int | None, timeout_s: float | None = None
+    ) -> LiveCopy:
+        """The copy that answers now, loaded if need be; the caller must release it."""
+        copy = self._instance.find(name, version)
+        if copy is not None:
+            copy.retain()
+            return copy
+        return await self._instance.acquire(name, version, timeout_s or self._timeout_s)
+
+    def plan(self, copy: LiveCopy) -> Plan:
+        plan = copy.attachment
+        if type(plan) is not Plan:
+            name = copy.revision.model
+            statistics = self.statistics(name, copy.revision.version)
+            plan = copy.attachment = Plan(copy, self._instance.metrics.model(name), statistics)
+        return plan
+
+    def statistics(self, name: str, version: int) -> Statistics:
+        return self._statistics.setdefault((name, version), Statistics())
+
+    def model_stats(self, name: str, versions: list[int]) -> list[dict[str, object]]:
+        """Of these versions of a model, as the statistics extension shows them."""
+        return [
+            describe.statistics(name, version, self._statistics.get((name, version), Statistics()))
+            for version in versions
+        ]
+
+    def all_stats(self) -> list[dict[str, object]]:
+        """Of every version that answered requests and is still registered."""
+        return [
+            describe.statistics(name, version, statistics)
+            for (name, version), statistics in sorted(self._statistics.items())
+            if name in self._instance.replica
+        ]
+
+    # --- the asynchronous way -------------------------------------------------------------------
+
+    async def _cold(self, call: Call[T]) -> T:
+        """Wait for the copy, then go on as usual."""
+        timeout_s = call.timeout_s(self._timeout_s)
+        try:
+            copy = await self._instance.acquire(call.name, call.version, timeout_s)
+        except ShoalError as error:
+            return self._fail(call, None, error)
+        load_s = perf_counter() - call.started
+        self._activity.cold += 1
+        self._activity.cold_latency.observe(load_s, call.started + load_s)
+        plan = self.plan(copy)
+        try:
+            request = call.decode(plan.signature)
+            arrays = plan.check.arrays(request)
+            wanted = plan.check.outputs(request)
+        except ShoalError as error:
+            copy.release()
+            return self._fail(call, plan, error)
+        return await self._threaded(call, copy, (request, arrays, wanted), perf_counter(), load_s)
+
+    async def _threaded(
+        self, call: Call[T], copy: LiveCopy,
+        decoded: tuple[InferRequest, Arrays, tuple[str, ...]], decoded_at: float,
+        load_s: float = 0.0,
+    ) -> T:
+        """Run on a thread; `copy` is retained and is released here."""
+        request, arrays, wanted = decoded
+        plan = self.plan(copy)
+        allowed_s = call.timeout_s(self._timeout_s)
+        try:
+            async with asyncio.timeout(allowed_s - (perf_counter() - call.started)):
+                prediction = await copy.predict(
+                    arrays, request.parameters, wanted, call.size_bytes
+                )
+            return self._finish(call, plan, (request, wanted, decoded_at), prediction, load_s)
+        except TimeoutError:
+            error = DeadlineExceeded(
+                f"model {call.name!r} did not answer within {allowed_s:g} s; allow it more time, "
+                "or send less at once"
+            )
+            return self._fail(call, plan, error)
+        except ShoalError as error:
+            return self._fail(call, plan, error)
+        finally:
+            copy.release()
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def _finish(
+        self, call: Call[T], plan: Plan, asked: tuple[InferRequest, tuple[str, ...], float],
+        prediction: Prediction, load_s: float,
+    ) -> T:
+        request, wanted, decoded_at = asked
+        outputs, queue_s, compute_s = prediction
+        answer = call.encode(
+            make_response(plan.model, plan.version, outputs, request, wanted), request
+        )
+        ended = perf_counter()
+        took_s = ended - call.started
+        activity, statistics = self._activity, plan.statistics
+        activity.requests += 1
+        if not load_s:
+            activity.hits += 1
+        activity.latency.observe(took_s, ended)
+        plan.metrics.request(call.protocol, "200", took_s)
+        plan.metrics.stages(queue_s, load_s, compute_s)
+        statistics.success.add(took_s)
+        statistics.queue.add(queue_s + load_s)
+        statistics.decode.add(decoded_at - call.started - load_s)
+        statistics.compute.add(compute_s)
+        statistics.encode.add(max(ended - decoded_at - queue_s - compute_s, 0.0))
+        statistics.last_at = ended
+        if self._log_requests:
+            self._log(call, "200", took_s)
+        return answer
+
+    def _fail(self, call: Call[T], plan: Plan | None, error: ShoalError) -> T:
+        took_s = perf_counter() - call.started
+        code = str(http_status(error))
+        self._activity.requests += 1
+        self._activity.failed += 1
+        metrics = self._instance.metrics
+        if plan is not None:
+            plan.metrics.request(call.protocol, code, took_s)
+            plan.statistics.fail.add(took_s)
+            if isinstance(error, ModelFailed):
+                self._report(plan, error)
+        elif call.name in self._instance.replica:
+            metrics.model(call.name).request(call.protocol, code, took_s)
+        else:
+            metrics.no_model.request(call.protocol, code, took_s)
+        if self._log_requests:
+            self._log(call, code, took_s, error.message)
+        return call.refuse(error)
+
+    def _report(self, plan: Plan, error: ModelFailed) -> None:
+        now = perf_counter()
+        if now - plan.statistics.reported_at > REPORT_FAILURES_EVERY_S:
+            plan.statistics.reported_at = now
+            self._instance.journal.note("model_raised", error.message, model=plan.model)
+            log.debug("model raised", model=plan.model, exc_info=error.__cause__)
+
+    def _log(self, call: Call[T], code: str, took_s: float, problem: str | None = None) -> None:
+        log.info(
+            "request", model=call.name, version=call.version, protocol=call.protocol, code=code,
+            took_ms=round(took_s * 1e3, 3), request_id=call.request_id, problem=problem,
+        )

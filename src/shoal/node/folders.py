@@ -1,0 +1,89 @@
+"""Keeps the models of watched folders declared on this instance.
+
+A folder's models are not stored: they are declared anew at every start. A name that somebody
+registered stays theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from shoal.domain.errors import ShoalError
+from shoal.domain.model import ModelRecord, ModelSpec
+from shoal.node.instance import Instance
+from shoal.storage.folder import Declared, FolderChange, ModelFolder, Problem, Removed
+
+
+class Folders:
+    def __init__(self, instance: Instance, folders: Sequence[ModelFolder]) -> None:
+        self._instance = instance
+        self._folders = folders
+        self._watches: list[asyncio.Task[None]] = []
+
+    async def start(self, *, watch: bool) -> None:
+        """Declare all that the folders hold now. Raises InvalidSpecification for a folder that
+        cannot be read."""
+        for folder in self._folders:
+            for change in await folder.first_scan():
+                self.apply(folder, change)
+        if watch:
+            self._watches = [asyncio.create_task(self._watch(each)) for each in self._folders]
+
+    async def stop(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+
+    async def _watch(self, folder: ModelFolder) -> None:
+        async def on_change(change: FolderChange) -> None:
+            self.apply(folder, change)
+
+        try:
+            await folder.watch(on_change)
+        except ShoalError as error:
+            self._note(f"{folder.path} is watched no longer: {error.message}; restart to watch it")
+
+    def apply(self, folder: ModelFolder, change: FolderChange) -> None:
+        """Make a change of `folder` known."""
+        replica = self._instance.replica
+        match change:
+            case Declared(record):
+                if self._is_ours(folder, record.name):
+                    replica.put_local(record)
+            case Removed(name):
+                known = replica.get(name)
+                if known is not None and known.origin == folder.origin:
+                    replica.delete_local(name)
+            case Problem(None, message):
+                self._note(message)
+            case Problem(name, message):
+                assert name is not None
+                if self._is_ours(folder, name):
+                    replica.put_local(self._with_problem(folder, name, message))
+
+    def _is_ours(self, folder: ModelFolder, name: str) -> bool:
+        known = self._instance.replica.get(name)
+        if known is None or known.origin == folder.origin:
+            return True
+        owner = "was registered" if known.origin == "api" else (
+            f"is declared by {known.origin.removeprefix('folder:')}")
+        self._note(f"model {name!r} in {folder.path} is not served: one of this name {owner}; "
+                   "rename one of them")
+        return False
+
+    def _with_problem(self, folder: ModelFolder, name: str, message: str) -> ModelRecord:
+        """What is known of the model, and why its newest state is not served."""
+        known = self._instance.replica.get(name)
+        if known is not None:
+            return msgspec.structs.replace(known, problem=message)
+        spec = ModelSpec(name=name, uri=str(folder.path / name))
+        return ModelRecord(
+            name=name, spec=spec, problem=message, origin=folder.origin,
+            registered_at=self._instance.clock.wall(),
+        )
+
+    def _note(self, message: str) -> None:
+        self._instance.journal.note("folder_problem", message)

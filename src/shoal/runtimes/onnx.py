@@ -1,0 +1,186 @@
+"""Loads ONNX models into ONNX Runtime sessions on the CPU. Loading them runs no code.
+
+Names, datatypes and shapes are the graph's own, strictly. Options: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from shoal.domain.errors import InvalidArtifact, InvalidInput
+from shoal.domain.model import JsonValue
+from shoal.domain.signature import Signature, TensorSpec
+from shoal.ports import Artifact, LoadedModel
+from shoal.runtimes.arrays import text_of, to_protocol
+from shoal.runtimes.binding import bind_inputs, bind_outputs, feed, shown_array, wanted
+from shoal.runtimes.loading import (
+    check_file,
+    import_framework,
+    one_line,
+    parallel_calls,
+    taking_notes,
+    unreadable,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+    from shoal.ports import Arrays
+
+_DATATYPES: Final = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "float16": "FP16", "float": "FP32", "double": "FP64", "string": "BYTES",
+}
+_LOG_NOTHING: Final = 4  # of 0, verbose, to 4, fatal: what it logs as an error it raises as well
+# Of a session beside its weights, measured on graphs of a few nodes.
+_SESSION_BYTES: Final = 64 * 1024
+
+
+class OnnxRuntime:
+    format = "onnx"
+    suffixes = (".onnx",)
+
+    def recognise(self, path: Path, head: bytes) -> bool:
+        return path.suffix.lower() in self.suffixes
+
+    def runs_code(self, path: Path) -> bool:
+        return False
+
+    def load(self, artifact: Artifact) -> LoadedModel:
+        """See `Runtime.load`. Weights kept in files beside the model are read, too."""
+        check_file(artifact, self.suffixes)
+        with taking_notes() as notes:
+            framework = import_framework("onnxruntime", "onnx", artifact)
+            session = _open(framework, artifact)
+        files = [artifact.path, *artifact.path.parent.glob(artifact.path.name + "*data")]
+        size = sum(path.stat().st_size for path in files) + _SESSION_BYTES
+        return _OnnxModel(artifact, framework, session, size, tuple(notes))
+
+
+class _OnnxModel:
+    def __init__(self, artifact: Artifact, framework: ModuleType, session: Any, size: int,
+                 notes: tuple[str, ...]) -> None:
+        own_inputs = [_described(artifact, node) for node in session.get_inputs()]
+        own_outputs = [_described(artifact, node) for node in session.get_outputs()]
+        self._inputs = bind_inputs(artifact, own_inputs)
+        self._outputs = bind_outputs(artifact, own_outputs)
+        self._texts = tuple(spec.name for spec in own_inputs if spec.datatype == "BYTES")
+        self._session = session
+        self._size = size
+        self._model = artifact.model
+        state = framework.capi.onnxruntime_pybind11_state
+        self._callers_errors = (
+            state.InvalidArgument, state.RuntimeException, state.Fail, ValueError, TypeError,
+        )
+        self.platform = "onnxruntime_onnx"
+        # Sessions are documented as safe for several threads at once.
+        self.max_concurrency = parallel_calls(artifact.threads)
+        self.notes = notes
+        # A graph may leave an input's rank open; ONNX Runtime shows that as no extents at all, like
+        # a scalar's. Then it must check shapes itself, as it does names and datatypes.
+        self.signature = Signature(
+            inputs=tuple(bound.shown for bound in self._inputs),
+            outputs=tuple(bound.shown for bound in self._outputs),
+            guessed=any(not bound.shown.shape for bound in self._inputs),
+        )
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue],
+                outputs: tuple[str, ...] = ()) -> Arrays:
+        """See `LoadedModel.predict`."""
+        asked = wanted(outputs, self._outputs)
+        fed = feed(inputs, self._inputs)
+        for name in self._texts:
+            fed[name] = text_of(fed[name], name)
+        try:
+            answers = self._session.run([bound.own for bound in asked], fed)
+        except self._callers_errors as error:
+            raise InvalidInput(f"model {self._model!r} refuses the data: {_say(error)}") from error
+        return {
+            bound.shown.name: shown_array(_as_array(answer), bound)
+            for bound, answer in zip(asked, answers, strict=True)
+        }
+
+    def size_bytes(self) -> int | None:
+        return self._size
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _open(framework: ModuleType, artifact: Artifact) -> Any:
+    """An InferenceSession; Any: as the framework's types go."""
+    options = framework.SessionOptions()
+    options.intra_op_num_threads = artifact.threads
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait would take the CPU from the other models.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Measured: without an arena a small session takes half the memory and its first run half the
+    # time; later runs cost the same, from 3-layer networks to convolutions over 224 × 224. What a
+    # session frees goes back to the system instead of staying with it.
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = _LOG_NOTHING
+    try:
+        return framework.InferenceSession(
+            str(artifact.path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's errors share no base; told as the reason
+        reason = _say(error)
+        way_out = "copy it again, or export it anew"
+        if "Protobuf parsing failed" in reason or "No graph" in reason:
+            reason = "it is cut off, damaged, or no ONNX file"
+        elif "opset" in reason.lower() or "IR version" in reason:
+            way_out = "upgrade onnxruntime, or export it for an older opset"
+        raise unreadable(artifact, reason, way_out) from error
+
+
+def _described(artifact: Artifact, node: Any) -> TensorSpec:
+    """Of a tensor, or of a sequence of maps (scikit-learn converters' ZipMap), which answers as
+    FP32 [rows, classes]."""
+    kind: str = node.type
+    if kind.startswith("tensor("):
+        datatype = _DATATYPES.get(kind.removeprefix("tensor(").removesuffix(")"))
+        if datatype is not None:
+            shape = tuple(extent if isinstance(extent, int) and extent > 0 else -1
+                          for extent in node.shape)
+            return TensorSpec(node.name, datatype, shape)
+    elif kind.startswith("seq(map("):
+        return TensorSpec(node.name, "FP32", (-1, -1))
+    elif kind.startswith("seq(tensor("):
+        datatype = _DATATYPES.get(kind.removeprefix("seq(tensor(").removesuffix("))"))
+        if datatype is not None:
+            return TensorSpec(node.name, datatype, (-1,))
+    raise InvalidArtifact(
+        f"model {artifact.model!r}: {artifact.path.name} has {node.name!r} of the type {kind}, "
+        "which the Open Inference Protocol cannot carry; export it without"
+    )
+
+
+def _as_array(answer: object) -> NDArray[np.generic]:
+    if isinstance(answer, list):
+        return to_protocol(_of_sequence(answer))
+    array = np.asarray(answer)
+    return to_protocol(array) if array.dtype.kind in "OU" else array
+
+
+def _of_sequence(items: Sequence[object]) -> NDArray[np.generic]:
+    """Maps of class to probability become rows, classes in the order of their labels; tensors of
+    one shape are stacked."""
+    if items and isinstance(items[0], dict):
+        labels = sorted(items[0])
+        rows = [[row[label] for label in labels] for row in items if isinstance(row, dict)]
+        return np.array(rows, dtype=np.float32)
+    return np.stack([np.asarray(item) for item in items]) if items else np.empty(0)
+
+
+def _say(error: BaseException) -> str:
+    """Without `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : `, which comes first."""
+    text = " ".join(str(error).split())
+    return one_line(text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text)

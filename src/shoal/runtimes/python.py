@@ -1,0 +1,255 @@
+"""Runs models written as a Python class: a `model.py` with a class `Model`.
+
+    class Model:
+        inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        outputs = [{"name": "words", "datatype": "INT64", "shape": [-1]}]
+
+        def load(self, folder):
+            self.stop = set((folder / "stop.txt").read_text().split())
+
+        def predict(self, inputs, parameters):
+            texts = [text.decode() for text in inputs["text"]]
+            return {"words": [len(set(text.split()) - self.stop) for text in texts]}
+
+`inputs` and `outputs` (dicts or TensorSpecs), `load`, `close` and `max_concurrency` (calls at once;
+1) are optional. Without `inputs` anything a client sends is passed on. BYTES come as object arrays
+of bytes. Answers may be arrays or lists. To refuse a caller's data raise
+`shoal.domain.errors.InvalidInput`. Loading runs the code. Options: `class`, as `module:Name`, for
+another class of the folder.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import msgspec
+
+from shoal.codecs.tensors import DTYPES
+from shoal.domain.errors import (
+    ArtifactMissing,
+    InvalidArtifact,
+    InvalidSpecification,
+    ModelFailed,
+    RuntimeMissing,
+    ShoalError,
+)
+from shoal.domain.model import JsonValue
+from shoal.domain.signature import DATATYPES, Signature, TensorSpec
+from shoal.ports import Artifact, LoadedModel
+from shoal.runtimes.arrays import to_protocol
+from shoal.runtimes.binding import bind_inputs, bind_outputs, feed, shown_array
+from shoal.runtimes.loading import one_line, taking_notes
+from shoal.runtimes.local_imports import LocalPackage
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from shoal.ports import Arrays
+
+FILE: Final = "model.py"
+_CLASS: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
+
+
+class _Served(Protocol):
+    """What people write."""
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue], /
+                ) -> Mapping[str, ArrayLike]: ...
+
+
+class PythonRuntime:
+    format = "python"
+    suffixes = (".py",)
+
+    def recognise(self, path: Path, head: bytes) -> bool:
+        """A file `model.py`, or a folder that holds one."""
+        return path.name == FILE if path.suffix else (path / FILE).is_file()
+
+    def runs_code(self, path: Path) -> bool:
+        return True
+
+    def load(self, artifact: Artifact) -> LoadedModel:
+        """See `Runtime.load`."""
+        folder, module_name, class_name = _place(artifact)
+        package = LocalPackage(folder, artifact.model)
+        try:
+            with taking_notes() as notes:
+                module = _import(artifact, package, module_name)
+                instance = _make(artifact, package, module, class_name)
+            return _PythonModel(artifact, package, instance, notes)
+        except BaseException:
+            package.remove()
+            raise
+
+
+class _PythonModel:
+    def __init__(self, artifact: Artifact, package: LocalPackage, instance: _Served,
+                 notes: Sequence[str]) -> None:
+        self._who = f"model {artifact.model!r}: {type(instance).__name__}.predict"
+        self._package = package
+        self._instance: _Served | None = instance
+        self._inputs = bind_inputs(artifact, _specs(instance, "inputs", artifact)
+                                   or artifact.inputs)
+        self._outputs = bind_outputs(artifact, _specs(instance, "outputs", artifact)
+                                     or artifact.outputs)
+        self.platform = "python"
+        # Code that was not written for threads is called by one at a time.
+        self.max_concurrency = _concurrency(instance, artifact)
+        self.notes = tuple(notes)
+        self.signature = Signature(
+            inputs=tuple(bound.shown for bound in self._inputs),
+            outputs=tuple(bound.shown for bound in self._outputs),
+        )
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue],
+                outputs: tuple[str, ...] = ()) -> Arrays:
+        """See `LoadedModel.predict`. All outputs are answered, whichever are wanted."""
+        instance = self._instance
+        assert instance is not None, "predict after close"
+        answer = instance.predict(feed(inputs, self._inputs) if self._inputs else inputs,
+                                  parameters)
+        if not isinstance(answer, Mapping):
+            raise ModelFailed(
+                f"{self._who} returned a {type(answer).__name__}; it must return a dict of arrays "
+                "by output name"
+            )
+        if not self._outputs:
+            return {name: to_protocol(array) for name, array in answer.items()}
+        missing = [bound.own for bound in self._outputs if bound.own not in answer]
+        if missing:
+            raise ModelFailed(
+                f"{self._who} returned {', '.join(map(str, answer)) or 'nothing'}, but not "
+                f"{', '.join(missing)}, which it declares"
+            )
+        return {
+            bound.shown.name: shown_array(
+                to_protocol(answer[bound.own]).astype(DTYPES[bound.shown.datatype], copy=False),
+                bound,
+            )
+            for bound in self._outputs
+        }
+
+    def size_bytes(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        """Calls the class's `close`, if it has one, and forgets its modules."""
+        closing = getattr(self._instance, "close", None)
+        self._instance = None
+        try:
+            if callable(closing):
+                closing()
+        finally:
+            self._package.remove()
+
+
+def _place(artifact: Artifact) -> tuple[Path, str, str]:
+    """Folder of the files, module and class. Raises InvalidSpecification, ArtifactMissing."""
+    path = artifact.path
+    folder = path if path.is_dir() else path.parent
+    module, name = ("model" if path.is_dir() else path.stem), "Model"
+    wish = artifact.options.get("class")
+    if wish is not None:
+        match = _CLASS.fullmatch(wish) if isinstance(wish, str) else None
+        if match is None:
+            raise InvalidSpecification(
+                f"model {artifact.model!r}: the option class is {wish!r}; write it as module:Name, "
+                "for a file module.py in the model's folder"
+            )
+        module, name = match["module"], match["name"]
+    stem = folder.joinpath(*module.split("."))
+    if not stem.with_suffix(".py").is_file() and not (stem / "__init__.py").is_file():
+        raise ArtifactMissing(
+            f"model {artifact.model!r}: there is no {module.replace('.', '/')}.py in "
+            f"{folder.name}; put it there, or name another with the option class"
+        )
+    return folder, module, name
+
+
+def _import(artifact: Artifact, package: LocalPackage, name: str) -> ModuleType:
+    try:
+        return package.import_module(name)
+    except ShoalError:
+        raise
+    except SyntaxError as error:
+        raise InvalidArtifact(
+            f"model {artifact.model!r}: {Path(error.filename or artifact.path.name).name} line "
+            f"{error.lineno}: {error.msg}; correct it"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise RuntimeMissing(
+            f"model {artifact.model!r}: {_line_in(package, error)} imports {error.name!r}, which "
+            "is not installed; install it, or put the file beside the model"
+        ) from error
+    except Exception as error:  # the model's own code, which raises anything; told as the reason
+        raise _failed(artifact, package, error, "importing it") from error
+
+
+def _make(artifact: Artifact, package: LocalPackage, module: ModuleType, name: str) -> _Served:
+    """An instance of the class, loaded."""
+    made = getattr(module, name, None)
+    if not isinstance(made, type) or not callable(getattr(made, "predict", None)):
+        problem = "has no method predict" if isinstance(made, type) else "does not exist"
+        raise InvalidArtifact(
+            f"model {artifact.model!r}: the class {name} of {Path(module.__file__ or '').name} "
+            f"{problem}; write class {name} with predict(self, inputs, parameters)"
+        )
+    try:
+        instance = made()
+        loading = getattr(instance, "load", None)
+        if callable(loading):
+            loading(package.folder)
+    except ShoalError:
+        raise
+    except Exception as error:  # the model's own code, which raises anything; told as the reason
+        raise _failed(artifact, package, error, f"making its {name}") from error
+    return cast("_Served", instance)
+
+
+def _failed(artifact: Artifact, package: LocalPackage, error: Exception, doing: str
+            ) -> InvalidArtifact:
+    return InvalidArtifact(
+        f"model {artifact.model!r}: {doing} failed at {_line_in(package, error)}: "
+        f"{type(error).__name__}: {one_line(error)}; correct it"
+    )
+
+
+def _line_in(package: LocalPackage, error: BaseException) -> str:
+    """The last line of the model's own files that the error passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(package.folder)]
+    return f"{Path(own[-1].filename).name} line {own[-1].lineno}" if own else "its code"
+
+
+def _specs(instance: object, kind: str, artifact: Artifact) -> tuple[TensorSpec, ...]:
+    """The class's `inputs` or `outputs`. Raises InvalidArtifact unless they are tensors."""
+    given = getattr(instance, kind, None) or ()
+    try:
+        specs = msgspec.convert(
+            [msgspec.to_builtins(item) for item in given], tuple[TensorSpec, ...]
+        )
+        strange = next((spec for spec in specs if spec.datatype not in DATATYPES), None)
+        if strange is not None:
+            raise ValueError(f"{strange.name} has the datatype {strange.datatype!r}")
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise InvalidArtifact(
+            f"model {artifact.model!r}: {kind} of {type(instance).__name__} is not a list of "
+            f"tensors ({one_line(error)}); write dicts of name, datatype ({', '.join(DATATYPES)}) "
+            "and shape"
+        ) from error
+    return specs
+
+
+def _concurrency(instance: object, artifact: Artifact) -> int:
+    given = getattr(instance, "max_concurrency", 1)
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise InvalidArtifact(
+            f"model {artifact.model!r}: max_concurrency of {type(instance).__name__} is {given!r}; "
+            "it must be a number from 1"
+        )
+    return given

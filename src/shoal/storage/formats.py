@@ -1,0 +1,77 @@
+"""What storage asks of the runtimes: which format are these files? As a Protocol.
+
+`shoal.runtimes.registry` satisfies it; storage imports no runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from shoal.domain.errors import InvalidSpecification
+
+
+class FormatInfo(Protocol):
+    """The part of a runtime that can be known without its framework."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of artifact files, lower case, in order of preference."""
+
+
+class FormatFinder(Protocol):
+    """All formats that this installation can name."""
+
+    def recognise(self, path: Path) -> str | None:
+        """The format of a file or folder; None: of none that is known. May raise OSError."""
+
+    def formats(self) -> tuple[str, ...]: ...
+
+    def runs_code(self, format: str, path: Path) -> bool:  # noqa: A002
+        """Can loading `path` as `format` run code that it contains?"""
+
+    def get(self, format: str) -> FormatInfo:  # noqa: A002
+        """Raises a ShoalError that says why for a name that is not one of `formats()`."""
+
+
+def check_format(name: str, finder: FormatFinder) -> None:
+    """Raise, as `finder.get` does, unless `name` is a format of this installation."""
+    if name not in finder.formats():
+        finder.get(name)
+        raise InvalidSpecification(
+            f"the format {name!r} has no runtime in this installation; "
+            f"known formats: {', '.join(finder.formats()) or 'none'}"
+        )
+
+
+def folder_format(folder: Path, finder: FormatFinder) -> str | None:
+    """The format that takes `folder` as a whole; None: an artifact has to be found in it. A folder
+    called `iris.onnx` is none merely by its name. Raises OSError."""
+    name = finder.recognise(folder)
+    if name is not None and folder.name.lower().endswith(finder.get(name).suffixes):
+        return None
+    return name
+
+
+def known_suffixes(finder: FormatFinder) -> tuple[str, ...]:
+    """Every artifact suffix, longest first, so that the first match is the most specific."""
+    suffixes = {suffix for name in finder.formats() for suffix in finder.get(name).suffixes}
+    return tuple(sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)))
+
+
+def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
+    """A file's name without its artifact suffix: what the model in it is called by default."""
+    lower = name.lower()
+    for suffix in suffixes:
+        if lower.endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def describe_formats(finder: FormatFinder) -> str:
+    """`onnx (.onnx), sklearn (.joblib, .pkl)`, for messages."""
+    parts = []
+    for name in finder.formats():
+        suffixes = ", ".join(finder.get(name).suffixes)
+        parts.append(f"{name} ({suffixes})" if suffixes else name)
+    return ", ".join(parts) or "none"

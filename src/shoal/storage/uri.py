@@ -1,0 +1,66 @@
+"""Turns the URI of an artifact into a local path, or says which URIs this release can read.
+
+Pure text: whether anything lies at the path is for `layout` to find out.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from shoal.domain.errors import InvalidSpecification
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_SUPPORTED: Final = "a local path (relative, absolute, or under ~) or a file:// URI"
+
+
+def local_path(uri: str, *, base: Path | None = None) -> Path:
+    """The absolute path that `uri` names. Symbolic links stay as they are, so that a link that is
+    switched to another artifact is seen to change.
+
+    base: the folder that a relative path is meant from; None: the working directory.
+    Raises InvalidSpecification for other schemes, hosts, and what no path can be.
+    """
+    scheme = _SCHEME.match(uri)
+    if uri[:5].lower() == "file:":
+        text = _path_of_file_uri(uri)
+    elif scheme:
+        raise InvalidSpecification(
+            f"uri {uri!r}: the scheme {scheme.group(1).lower()!r} is not supported in this "
+            f"release; give {_SUPPORTED}, after a download or through a mount"
+        )
+    else:
+        text = uri
+    if not text or "\0" in text:
+        raise InvalidSpecification(f"uri {uri!r} names no path; give {_SUPPORTED}")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # ~user without such a user, or no home at all
+        raise InvalidSpecification(
+            f"uri {uri!r}: no home folder is known for it; give the absolute path"
+        ) from error
+    return (base or Path.cwd()) / path
+
+
+def _path_of_file_uri(uri: str) -> str:
+    """Follows RFC 8089: an empty host or `localhost`, and an absolute, percent-encoded path."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise InvalidSpecification(f"uri {uri!r} cannot be read: {error}") from error
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise InvalidSpecification(
+            f"uri {uri!r} names the host {parts.netloc!r}; files are only read from this machine: "
+            "write three slashes, as in file:///models/iris"
+        )
+    if parts.query or parts.fragment:
+        raise InvalidSpecification(
+            f"uri {uri!r} has a query or fragment; write '?' as %3F and '#' as %23 in a file:// URI"
+        )
+    if not parts.path.startswith("/"):
+        raise InvalidSpecification(
+            f"uri {uri!r} is relative; write file:///absolute/path, or the relative path alone"
+        )
+    return unquote(parts.path)

@@ -1,0 +1,109 @@
+"""The SDK's management calls against the real management API over a fake instance."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.fake_control import FakeControl
+
+import shoal
+from shoal.domain.errors import ArtifactMissing, Conflict, LoadFailed, ModelNotFound
+from shoal.domain.views import State
+from shoal.management.api import create_app
+from shoal.management.server import ManagementServer
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server in a thread with a loop of its own."""
+    started, stop = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    async def serve() -> None:
+        control = FakeControl(
+            shoal.ModelSpec(name="churn", uri="/models/churn"),
+            shoal.ModelSpec(name="torn", uri="/models/broken", labels={"team": "a"}),
+        )
+        app = create_app(control, lambda _accept: (b"", "text/plain"))
+        server = ManagementServer(app, "127.0.0.1", 0)
+        await server.start()
+        found.append(f"http://{server.address}")
+        started.set()
+        await asyncio.to_thread(stop.wait)
+        await server.stop(timeout_s=0.0)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert started.wait(10)
+    yield found[0]
+    stop.set()
+    thread.join(10)
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[shoal.Client]:
+    with shoal.Client("http://127.0.0.1:1", management=address, timeout_s=10) as client:
+        yield client
+
+
+def test_a_model_is_registered_loaded_unloaded_and_unregistered(client: shoal.Client) -> None:
+    view = client.register("iris", "/models/iris", format="onnx", priority=2)
+    assert (view.name, view.state, view.priority) == ("iris", State.COLD, 2)
+    assert client.load("iris").state is State.READY
+    assert client.model("iris").state is State.READY
+    assert client.unload("iris", 1, wait=False).state is State.UNLOADED
+    client.unregister("iris")
+    with pytest.raises(ModelNotFound, match="iris"):
+        client.model("iris")
+
+
+def test_create_refuses_a_name_that_is_taken(client: shoal.Client) -> None:
+    client.register("churn", "/models/other")
+    with pytest.raises(Conflict, match="churn"):
+        client.register("churn", "/models/other", create=True)
+
+
+def test_models_come_page_by_page(client: shoal.Client) -> None:
+    for number in range(5):
+        client.register(f"m{number}", "/models/m", create=True)
+    names = [view.name for view in client.models(contains="m", page_size=2)]
+    assert names == ["m0", "m1", "m2", "m3", "m4"]
+    assert [view.name for view in client.models(label="team=a")] == ["torn"]
+    assert list(client.models(state=State.READY)) == []
+
+
+def test_failures_are_typed_and_say_why(client: shoal.Client) -> None:
+    with pytest.raises(ArtifactMissing, match="nothing at"):
+        client.register("gone", "/models/missing")
+    with pytest.raises(LoadFailed, match="cut off"):
+        client.load("torn")
+
+
+def test_the_system_shows_itself(client: shoal.Client) -> None:
+    assert client.status().models == 2
+    assert client.instances()[0].state == "ready"
+    assert client.settings()[0].name == "http.port"
+    assert client.explain("churn").model.name == "churn"
+    page = client.events(limit=1)
+    assert client.events(after=page.next).events[0].seq > page.events[0].seq
+    assert [event.model for event in client.events(model="torn").events] == ["torn"]
+
+
+async def test_the_async_client_does_the_same(address: str) -> None:
+    async with shoal.AsyncClient("http://127.0.0.1:1", management=address) as client:
+        await client.register("iris", "/models/iris")
+        assert [view.name async for view in client.models(page_size=1)] == [
+            "churn", "iris", "torn"
+        ]  # fmt: skip
+        assert (await client.load("iris")).state is State.READY
+        assert (await client.unload("iris")).state is State.UNLOADED
+        assert (await client.model("iris")).state is State.UNLOADED
+        await client.unregister("iris")
+        assert (await client.status()).models == 2
+        assert (await client.events()).events
+        assert (await client.explain("churn")).summary
+        assert await client.instances()
+        assert await client.settings()
