@@ -1,9 +1,10 @@
-"""What tests of `storage` stand on: formats told by suffix alone, and a clock that is held still."""
+"""What tests of `storage` stand on: formats told by suffix, and a clock that is held still."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from shoal.domain.errors import UnknownFormat
 
@@ -13,18 +14,19 @@ class SuffixFormat:
     suffixes: tuple[str, ...]
 
 
+_BY_NAME: Final = {
+    "lightgbm": SuffixFormat((".txt", ".bst")),
+    "onnx": SuffixFormat((".onnx",)),
+    "python": SuffixFormat((".py",)),
+    "pytorch": SuffixFormat((".pt",)),
+    "sklearn": SuffixFormat((".joblib", ".pkl")),
+    "xgboost": SuffixFormat((".ubj", ".model")),
+}
+
+
 class SuffixFinder:
     """A few formats by suffix; `.txt` only with LightGBM's first line; Python as `model.py`, or the
     folder that holds it."""
-
-    _BY_NAME = {
-        "lightgbm": SuffixFormat((".txt", ".bst")),
-        "onnx": SuffixFormat((".onnx",)),
-        "python": SuffixFormat((".py",)),
-        "pytorch": SuffixFormat((".pt",)),
-        "sklearn": SuffixFormat((".joblib", ".pkl")),
-        "xgboost": SuffixFormat((".ubj", ".model")),
-    }
 
     def recognise(self, path: Path) -> str | None:
         if path.is_dir():
@@ -34,21 +36,21 @@ class SuffixFinder:
             return "python"
         if path.suffix == ".txt":
             return "lightgbm" if head == b"tree" else None
-        return next((name for name, known in self._BY_NAME.items()
+        return next((name for name, known in _BY_NAME.items()
                      if path.suffix in known.suffixes and name != "python"), None)
 
     def formats(self) -> tuple[str, ...]:
-        return tuple(self._BY_NAME)
+        return tuple(_BY_NAME)
 
     def runs_code(self, format: str, path: Path) -> bool:  # noqa: A002
         return format in ("sklearn", "python")
 
     def get(self, format: str) -> SuffixFormat:  # noqa: A002
-        if format not in self._BY_NAME:
+        if format not in _BY_NAME:
             raise UnknownFormat(
-                f"format {format!r} is not known; the formats are {', '.join(self._BY_NAME)}"
+                f"format {format!r} is not known; the formats are {', '.join(_BY_NAME)}"
             )
-        return self._BY_NAME[format]
+        return _BY_NAME[format]
 
 
 class HeldClock:

@@ -95,8 +95,8 @@ def test_json_is_sent_when_binary_is_off(server: CannedServer) -> None:
     server.answers(INFER, json_of({"outputs": [
         {"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}
     ]}))  # fmt: skip
-    with shoal.Client(server.url, binary=False) as client:
-        assert client.infer("iris", {"x": np.array([1])}).array.tolist() == [7]
+    with shoal.Client(server.url) as client:
+        assert client.infer("iris", {"x": np.array([1])}, binary=False).array.tolist() == [7]
     assert server.asked[0].headers["content-type"] == "application/json"
     assert HEADER_LENGTH not in server.asked[0].headers
 

@@ -22,10 +22,10 @@ from shoal.domain.errors import InvalidInput, InvalidRequest
 from shoal.domain.signature import Signature, TensorSpec
 
 QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=50, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-MORE = settings(QUICK, max_examples=250)
+MORE = settings(QUICK, max_examples=200)
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 JSON = st.recursive(
@@ -41,6 +41,7 @@ SIGNATURES = [
     Signature((TensorSpec("x", "INT8", (-1,)), TensorSpec("y", "BYTES", (-1,))), (),
               table=True, converts=True),
     Signature((TensorSpec("x", "BYTES", (-1,)),), ()),
+    Signature((TensorSpec("x", "FP32", ()),), (), guessed=True),
 ]
 
 

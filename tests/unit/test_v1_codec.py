@@ -84,6 +84,12 @@ def test_any_name_is_taken_where_the_signature_says_so() -> None:
     }
 
 
+def test_a_guessed_shape_takes_rows_of_any_depth() -> None:
+    signature = Signature((TensorSpec("x", "FP32", ()),), (), guessed=True)
+    assert lists(decode({"instances": [[[1], [2]]]}, signature)) == {"x": [[[1], [2]]]}
+    assert lists(decode({"instances": [1, 2]}, signature)) == {"x": [1, 2]}
+
+
 def test_text_and_base64_become_bytes() -> None:
     encoded = {"b64": base64.b64encode(b"\xff\x00").decode()}
     assert lists(decode({"instances": ["äß", encoded]}, TEXT)) == {

@@ -148,6 +148,12 @@ def test_a_signature_without_inputs_takes_any() -> None:
     assert arrays(Signature((), ()), request(x=CITIES)) == {"x": [b"Rome", b"Oslo"]}
 
 
+def test_of_guessed_inputs_only_the_names_are_checked() -> None:
+    signature = Signature((TensorSpec("x", "FP32", ()),), (), guessed=True)
+    assert RequestCheck(signature).arrays(request(x=CITIES))["x"] is CITIES
+    assert "input 'y' is unknown" in refusal(signature, request(y=ONES))
+
+
 # --- tables and content types -------------------------------------------------------------------
 
 

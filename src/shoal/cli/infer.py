@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from shoal.cli import render
+from shoal.cli.flags import taking
 from shoal.cli.target import AsJson, ModelName, Target, target_of
 from shoal.domain.errors import InvalidInput
 from shoal.domain.model import JsonValue
@@ -38,17 +39,10 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What was asked besides the data."""
+class InferFlags:
+    """Of `shoal infer`."""
 
-    model: str
-    version: str | None
-    outputs: list[str]
-
-
-def infer(
-    context: typer.Context,
-    name: ModelName,
+    name: ModelName
     file: Annotated[
         str | None,
         typer.Argument(
@@ -57,56 +51,59 @@ def infer(
             "- or nothing is standard input.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         str | None, typer.Option(metavar="JSON", help="The JSON itself, instead of a file.")
-    ] = None,
+    ] = None
     version: Annotated[
         str | None, typer.Option(help="This version; otherwise the model's default.")
-    ] = None,
+    ] = None
     binary: Annotated[
         bool,
         typer.Option("--binary", help="Send tensors as binary data, which also carries NaN."),
-    ] = False,
+    ] = False
     output: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this output; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    ] = None
+    as_json: AsJson = False
+
+
+@taking(InferFlags)
+def infer(context: typer.Context, flags: InferFlags) -> None:
     """Run a model on a file, on standard input or on --data, and print its answer.
 
     Examples: shoal infer iris --data '[[5.1, 3.5, 1.4, 0.2]]';
     shoal infer iris rows.csv; shoal infer iris request.json --json
     """
-    source = _read(file, data)
-    ask = Ask(name, version, output or [])
+    source = _read(flags.file, flags.data)
+    target = target_of(context)
     if source.name.endswith(".npy") or source.content.startswith(_NPY_MAGIC):
-        _run(target_of(context), ask, _from_npy(source), binary, as_json)
+        _run(target, flags, _from_npy(source))
     elif source.name.endswith(".csv"):
-        _run(target_of(context), ask, _from_csv(source), binary, as_json, table=True)
+        _run(target, flags, _from_csv(source), table=True)
     else:
-        _run_json(target_of(context), ask, _from_json(source), binary, as_json)
+        _run_json(target, flags, _from_json(source))
 
 
 # --- what is run --------------------------------------------------------------------------------
 
 
-def _run_json(target: Target, ask: Ask, given: JsonValue, binary: bool, as_json: bool) -> None:
+def _run_json(target: Target, flags: InferFlags, given: JsonValue) -> None:
     """Complete bodies go as they are, anything else by way of the SDK."""
     if isinstance(given, dict) and isinstance(given.get("inputs"), list):
         with target.client() as client:
-            _run_v2_body(client, ask, given, as_json)
+            _run_v2_body(client, flags, given)
     elif isinstance(given, dict) and ("instances" in given or "inputs" in given):
         with target.client() as client:
-            _run_v1_body(client, ask, given, as_json)
+            _run_v1_body(client, flags, given)
     elif isinstance(given, list) and given and all(isinstance(row, dict) for row in given):
         with target.client() as client:
-            _run_v1_body(client, ask, {"instances": given}, as_json)
+            _run_v1_body(client, flags, {"instances": given})
     elif isinstance(given, list) or (
         isinstance(given, dict) and given and all(isinstance(v, list) for v in given.values())
     ):
-        _run(target, ask, given, binary, as_json)  # type: ignore[arg-type]  # lists, as checked
+        _run(target, flags, given)  # type: ignore[arg-type]  # lists, as checked
     else:
         raise InvalidInput(
             "the JSON is neither a V2 body, a V1 body, a list of values nor lists by input name; "
@@ -116,58 +113,55 @@ def _run_json(target: Target, ask: Ask, given: JsonValue, binary: bool, as_json:
 
 def _run(
     target: Target,
-    ask: Ask,
+    flags: InferFlags,
     inputs: Mapping[str, Values] | Values,
-    binary: bool,
-    as_json: bool,
     *,
     table: bool = False,
 ) -> None:
-    with target.client(binary=binary) as client:
+    with target.client() as client:
         result = client.infer(
-            ask.model,
+            flags.name,
             inputs,
-            version=ask.version,
-            outputs=ask.outputs,
-            parameters={"content_type": "pd"} if table else None,
+            version=flags.version,
+            outputs=flags.output or (),
+            parameters={"content_type": "pd"} if table else {},
+            binary=flags.binary,
         )
-    if as_json:
+    if flags.as_json:
         render.write_json(_document(result))
     else:
         _show(result)
 
 
-def _run_v2_body(
-    client: Client, ask: Ask, body: dict[str, JsonValue], as_json: bool
-) -> None:
+def _run_v2_body(client: Client, flags: InferFlags, body: dict[str, JsonValue]) -> None:
     from shoal.client import calls
     from shoal.client.errors import Answer
     from shoal.client.inference import read_result
 
-    if ask.outputs:
-        body = {**body, "outputs": [{"name": name} for name in ask.outputs]}
-    call = calls.infer_body(ask.model, msgspec.json.encode(body), ask.version)
+    if flags.output:
+        body = {**body, "outputs": [{"name": name} for name in flags.output]}
+    call = calls.infer_body(flags.name, msgspec.json.encode(body), flags.version)
     document = client.ask_raw(call)
-    if as_json:
+    if flags.as_json:
         render.write_json(document)
     else:
-        _show(read_result(ask.model, Answer(200, document)))
+        _show(read_result(flags.name, Answer(200, document)))
 
 
-def _run_v1_body(client: Client, ask: Ask, body: dict[str, JsonValue], as_json: bool) -> None:
+def _run_v1_body(client: Client, flags: InferFlags, body: dict[str, JsonValue]) -> None:
     from shoal.client import calls
 
-    if ask.outputs or ask.version:
-        flag = "--output" if ask.outputs else "--version"
+    if flags.output or flags.version:
+        flag = "--output" if flags.output else "--version"
         raise InvalidInput(
             f"{flag}: a V1 body ('instances', or 'inputs' by name) leaves no such choice; "
             "send a V2 body or a plain list"
         )
-    call = calls.predict_body(ask.model, msgspec.json.encode(body))
+    call = calls.predict_body(flags.name, msgspec.json.encode(body))
     document = client.ask_raw(call)
     answer = msgspec.json.decode(document)
     predictions = answer.get("predictions") if isinstance(answer, dict) else None
-    if as_json or not isinstance(predictions, list):
+    if flags.as_json or not isinstance(predictions, list):
         render.write_json(document)
         return
     for prediction in predictions:

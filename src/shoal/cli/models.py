@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +17,7 @@ import yaml
 from rich.text import Text
 
 from shoal.cli import render
+from shoal.cli.flags import taking
 from shoal.cli.target import AsJson, ModelName, target_of
 from shoal.domain.errors import InvalidSpecification, ShoalError
 from shoal.domain.model import JsonValue
@@ -44,44 +46,50 @@ class _RawPage(msgspec.Struct):
     next: str | None = None
 
 
-def models(
-    context: typer.Context,
+@dataclass(frozen=True, slots=True)
+class ModelsFlags:
+    """Of `shoal models`."""
+
     state: Annotated[
         State | None, typer.Option(help="Only models in this state.", show_default=False)
-    ] = None,
+    ] = None
     contains: Annotated[
         str | None, typer.Option(help="Only models with this text in their names.")
-    ] = None,
-    format: Annotated[  # noqa: A002 -- the option's name
+    ] = None
+    format: Annotated[
         str | None, typer.Option("--format", help="Only models of this format, such as onnx.")
-    ] = None,
+    ] = None
     label: Annotated[
         str | None, typer.Option(help="Only models with this label: KEY or KEY=VALUE.")
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Show this many at most; otherwise all.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    ] = None
+    as_json: AsJson = False
+
+
+@taking(ModelsFlags)
+def models(context: typer.Context, flags: ModelsFlags) -> None:
     """List the registered models and what state they are in."""
     from shoal.client.calls import ModelQuery
     from shoal.client.calls import models as page_call
 
-    query: ModelQuery | None = ModelQuery(state, contains, format, label)
+    query: ModelQuery | None = ModelQuery(flags.state, flags.contains, flags.format, flags.label)
+    filtered = query != ModelQuery()
     raw: list[bytes] = []
     total = 0
     with target_of(context).client() as client:
-        while query is not None and (limit is None or len(raw) < limit):
+        while query is not None and (flags.limit is None or len(raw) < flags.limit):
             page = msgspec.json.decode(client.ask_raw(page_call(query)), type=_RawPage)
             raw += [bytes(model) for model in page.models]
             total = page.total
             query = None if page.next is None else dataclasses.replace(query, after=page.next)
-    raw = raw[:limit]
-    if as_json:
+    raw = raw[: flags.limit]
+    if flags.as_json:
         render.write_json(b"[" + b",".join(raw) + b"]")
         return
     if not raw:
-        render.say("no models" + (" match" if state or contains or format or label else " yet"))
+        render.say("no models match" if filtered else "no models yet")
         return
     now = time.time()
     views = (msgspec.json.decode(model, type=ModelView) for model in raw)
@@ -90,12 +98,14 @@ def models(
         render.warn(f"{len(raw)} of {total} models; --limit cut the rest")
 
 
-def register(
-    context: typer.Context,
+@dataclass(frozen=True, slots=True)
+class RegisterFlags:
+    """Of `shoal register`."""
+
     name: Annotated[
         str | None,
         typer.Argument(help="Name for requests; letters, digits, '_', '.', '-'.", metavar="NAME"),
-    ] = None,
+    ] = None
     uri: Annotated[
         str | None,
         typer.Argument(
@@ -103,51 +113,54 @@ def register(
             "is taken from the current folder.",
             metavar="URI",
         ),
-    ] = None,
-    format: Annotated[  # noqa: A002 -- the option's name
+    ] = None
+    format: Annotated[
         str | None,
         typer.Option("--format", help="sklearn, onnx, …; otherwise recognised from the files."),
-    ] = None,
+    ] = None
     version_policy: Annotated[
         str | None,
         typer.Option(help="Which version folders are served: all, latest:2 or specific:1,3."),
-    ] = None,
+    ] = None
     pin: Annotated[
         bool | None, typer.Option("--pin/--no-pin", help="Never evict it for room.")
-    ] = None,
+    ] = None
     priority: Annotated[
         int | None, typer.Option(help="Models of lower priority leave memory first.")
-    ] = None,
+    ] = None
     idle_ttl: Annotated[
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="Unload after so long without a request."),
-    ] = None,
+    ] = None
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")
-    ] = None,
+    ] = None
     option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
             help="Handed to the runtime; the value is JSON or else text. May be repeated.",
         ),
-    ] = None,
+    ] = None
     file: Annotated[
         Path | None,
         typer.Option(
             metavar="MODEL.YAML",
             help="Take what is not said here from this file; its folder is the default URI.",
         ),
-    ] = None,
+    ] = None
     create: Annotated[
         bool,
         typer.Option("--create/--replace", help="Refuse when the name is taken, or replace it."),
-    ] = False,
+    ] = False
     wait: Annotated[
         bool, typer.Option("--wait", help="Load it too, and return when it is ready.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+    ] = False
+    as_json: AsJson = False
+
+
+@taking(RegisterFlags)
+def register(context: typer.Context, flags: RegisterFlags) -> None:
     """Declare a model, or replace what a name stands for.
 
     It is loaded when it is first asked for, unless --wait loads it now.
@@ -155,31 +168,18 @@ def register(
     from shoal.client import calls
     from shoal.client.declaring import read_spec
 
-    fields: dict[str, object] = {} if file is None else _from_file(file)
-    said: dict[str, object] = {
-        "name": name,
-        "uri": None if uri is None else _absolute(uri),
-        "format": format,
-        "version_policy": None if version_policy is None else _policy(version_policy),
-        "pin": pin,
-        "priority": priority,
-        "idle_ttl_s": idle_ttl,
-        "labels": dict(_pair("--label", text) for text in label) if label else None,
-        "options": {key: _json_or_text(text) for key, text in _pairs(option)} if option else None,
-    }
-    fields |= {key: value for key, value in said.items() if value is not None}
+    fields = _fields(flags)
     for needed in ("name", "uri"):
         if needed not in fields:
             raise typer.BadParameter(f"say the {needed.upper()}, here or in the file of --file")
     spec = read_spec(fields)
-    target = target_of(context)
-    with target.client(_LOAD_TIMEOUT_S if wait else 60.0) as client:
-        document = client.ask_raw(calls.register(spec, create=create))
-        if wait:
+    with target_of(context).client(_LOAD_TIMEOUT_S if flags.wait else 60.0) as client:
+        document = client.ask_raw(calls.register(spec, create=flags.create))
+        if flags.wait:
             with _watched(client, spec.name):
                 client.load(spec.name)
             document = client.ask_raw(calls.model(spec.name))
-    if as_json:
+    if flags.as_json:
         render.write_json(document)
         return
     view = msgspec.json.decode(document, type=ModelView)
@@ -289,6 +289,24 @@ def _watched(client: Client, name: str, wait: bool = True) -> Iterator[None]:
 # --- what they read -----------------------------------------------------------------------------
 
 
+def _fields(flags: RegisterFlags) -> dict[str, object]:
+    """Those of the specification that were said, by flags or in the file; flags win."""
+    options = dict(_pair("--option", text) for text in flags.option or ())
+    said: dict[str, object] = {
+        "name": flags.name,
+        "uri": None if flags.uri is None else _absolute(flags.uri),
+        "format": flags.format,
+        "version_policy": None if flags.version_policy is None else _policy(flags.version_policy),
+        "pin": flags.pin,
+        "priority": flags.priority,
+        "idle_ttl_s": flags.idle_ttl,
+        "labels": dict(_pair("--label", text) for text in flags.label or ()) or None,
+        "options": {key: _json_or_text(text) for key, text in options.items()} or None,
+    }
+    written = {} if flags.file is None else _from_file(flags.file)
+    return written | {key: value for key, value in said.items() if value is not None}
+
+
 def _from_file(file: Path) -> dict[str, object]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -328,10 +346,6 @@ def _policy(text: str) -> dict[str, object]:
     raise InvalidSpecification(
         f"--version-policy {text!r}: expected all, latest:N or specific:V,W, such as latest:2"
     )
-
-
-def _pairs(texts: list[str]) -> Iterator[tuple[str, str]]:
-    return (_pair("--option", text) for text in texts)
 
 
 def _pair(flag: str, text: str) -> tuple[str, str]:

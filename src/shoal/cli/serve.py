@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from shoal.cli.flags import declare, parameter
 from shoal.cli.render import size
 from shoal.domain.errors import InvalidSpecification
 from shoal.settings import SettingField, read_settings, setting_fields
@@ -63,22 +63,11 @@ def serve_command() -> Callable[..., None]:
 
     ordered = sorted(setting_fields(), key=_rank)
     _path_of = {_parameter_name(field): field.path for field in ordered}
-    parameters = [
-        inspect.Parameter(_parameter_name(field), inspect.Parameter.KEYWORD_ONLY, default=None,
-                          annotation=_annotation(field))
-        for field in ordered
-    ]
-    fixed = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("folders", Folders), ("config", Config))
-    ]
-    after = len(_FIRST)
-    whole = [fixed[0], *parameters[:after], fixed[1], *parameters[after:]]
-    # Typer reads the command's parameters from here.
-    serve.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
-    serve.__annotations__ = {each.name: each.annotation for each in whole}
+    settings = [parameter(_parameter_name(field), _annotation(field), None) for field in ordered]
+    first, rest = settings[: len(_FIRST)], settings[len(_FIRST) :]
+    folders, config = parameter("folders", Folders, None), parameter("config", Config, None)
     serve.__doc__ = _HELP
-    return serve
+    return declare(serve, serve, [folders, *first, config, *rest])
 
 
 def _serve(folders: list[Path], config: Path | None, flags: dict[str, str | bool]) -> None:

@@ -29,7 +29,7 @@ class Target:
     management: str | None = None
     timeout_s: float | None = None
 
-    def client(self, default_timeout_s: float = 60.0, *, binary: bool = True) -> Client:
+    def client(self, default_timeout_s: float = 60.0) -> Client:
         """A client whose calls take `timeout_s`, or else `default_timeout_s`, seconds at most.
 
         People at a terminal want to hear of a wrong address at once: few repetitions.
@@ -40,7 +40,6 @@ class Target:
             self.server,
             management=self.management,
             timeout_s=self.timeout_s or default_timeout_s,
-            binary=binary,
             retry=Retry(attempts=3),
         )
 

@@ -6,7 +6,7 @@ Decides nothing; `sync` is the same for blocking code, and documents the methods
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -16,7 +16,7 @@ from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
 from shoal.client.declaring import SpecFields, spec_of
 from shoal.client.endpoints import Endpoints
-from shoal.client.inference import Inputs, Result, Values, Wishes
+from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
 from shoal.client.transport import (
     answer_of,
@@ -44,14 +44,12 @@ class AsyncClient:
         management: str | None = None,
         timeout_s: float = 60.0,
         headers: Mapping[str, str] | None = None,
-        binary: bool = True,
         retry: Retry = Retry(),  # noqa: B008 -- frozen
         http: httpx2.AsyncClient | None = None,
     ) -> None:
         self._endpoints: Final = Endpoints.of(server, management)
         self._timeout_s = timeout_s
         self._headers = default_headers(headers)
-        self._binary = binary
         self._retry = retry
         self._owned = http is None
         self._http = http or httpx2.AsyncClient(trust_env=not self._endpoints.local)
@@ -76,20 +74,11 @@ class AsyncClient:
     # --- inference ------------------------------------------------------------------------------
 
     async def infer(
-        self,
-        model: str,
-        inputs: Inputs,
-        *,
-        version: int | str | None = None,
-        outputs: Sequence[str] = (),
-        parameters: Mapping[str, JsonValue] | None = None,
-        id: str | None = None,  # noqa: A002 -- the protocol's word
-        timeout_s: float | None = None,
-        repeatable: bool = True,
+        self, model: str, inputs: Inputs, **wishes: Unpack[WishFields]
     ) -> Result:
         """As `Client.infer`."""
-        wishes = Wishes(version, outputs, parameters or {}, id, self._binary, repeatable)
-        return await self._run(inference.infer(model, inputs, wishes, self._known), timeout_s)
+        said, timeout_s = Wishes.of(wishes)
+        return await self._run(inference.infer(model, inputs, said, self._known), timeout_s)
 
     async def predict(
         self,

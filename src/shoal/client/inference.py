@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import orjson
 
@@ -60,6 +60,18 @@ Inputs: TypeAlias = "Mapping[str, Values] | Values | Frame"
 Known: TypeAlias = "MutableMapping[tuple[str, int | str | None], ModelMetadata]"
 
 
+class WishFields(TypedDict, total=False):
+    """The fields of Wishes, and how long the call may take."""
+
+    version: int | str | None
+    outputs: Sequence[str]
+    parameters: Mapping[str, JsonValue]
+    id: str | None
+    binary: bool
+    repeatable: bool
+    timeout_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What may accompany the inputs.
@@ -75,6 +87,12 @@ class Wishes:
     id: str | None = None
     binary: bool = True
     repeatable: bool = True
+
+    @classmethod
+    def of(cls, fields: WishFields) -> tuple[Wishes, float | None]:
+        """Those said, the others at their defaults; and the time that was said."""
+        wishes = {name: value for name, value in fields.items() if name != "timeout_s"}
+        return cls(**wishes), fields.get("timeout_s")  # type: ignore[arg-type]  # as WishFields says
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ Decides nothing; `aio` is the same for asyncio.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -16,7 +16,7 @@ from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
 from shoal.client.declaring import SpecFields, spec_of
 from shoal.client.endpoints import Endpoints
-from shoal.client.inference import Inputs, Result, Values, Wishes
+from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
 from shoal.client.transport import (
     answer_of,
@@ -36,9 +36,8 @@ class Client:
 
     server: address of the inference port. management: address of the management port; default: the
     same host, port 8082. timeout_s: seconds a call may take, repetitions included, unless it says
-    otherwise. headers: sent with every request. binary: tensors in the binary extension, instead of
-    JSON. retry: how calls are repeated. http: an httpx2 client to use instead of an own one, for
-    certificates or proxies; it is not closed.
+    otherwise. headers: sent with every request. retry: how calls are repeated. http: an httpx2
+    client to use instead of an own one, for certificates or proxies; it is not closed.
 
     All methods raise the errors of `shoal.domain.errors`; ConnectionFailed when there is no server,
     DeadlineExceeded when the time is over. May be used by several threads.
@@ -51,14 +50,12 @@ class Client:
         management: str | None = None,
         timeout_s: float = 60.0,
         headers: Mapping[str, str] | None = None,
-        binary: bool = True,
         retry: Retry = Retry(),  # noqa: B008 -- frozen
         http: httpx2.Client | None = None,
     ) -> None:
         self._endpoints: Final = Endpoints.of(server, management)
         self._timeout_s = timeout_s
         self._headers = default_headers(headers)
-        self._binary = binary
         self._retry = retry
         self._owned = http is None
         self._http = http or httpx2.Client(trust_env=not self._endpoints.local)
@@ -83,28 +80,22 @@ class Client:
     # --- inference ------------------------------------------------------------------------------
 
     def infer(
-        self,
-        model: str,
-        inputs: Inputs,
-        *,
-        version: int | str | None = None,
-        outputs: Sequence[str] = (),
-        parameters: Mapping[str, JsonValue] | None = None,
-        id: str | None = None,  # noqa: A002 -- the protocol's word
-        timeout_s: float | None = None,
-        repeatable: bool = True,
+        self, model: str, inputs: Inputs, **wishes: Unpack[WishFields]
     ) -> Result:
         """Run a model (V2).
 
         inputs: arrays or lists by input name; or, for a model with one input, just its values; or a
         pandas DataFrame, each column an input. Arrays are sent in their own type, lists in the
-        type the model declares. outputs: names wanted; none: the model's default.
-        repeatable: False when running it twice does harm; then a lost connection is an error.
+        type the model declares.
+        wishes: version (default: the server's choice); outputs, names wanted (default: the model's);
+        parameters for the model; id, which comes back; binary=False for tensors in JSON;
+        repeatable=False when running it twice does harm, so that a lost connection is an error;
+        timeout_s, seconds for all of it.
 
         Raises ModelNotFound, InvalidInput, ModelFailed, LoadFailed, NoRoom and others.
         """
-        wishes = Wishes(version, outputs, parameters or {}, id, self._binary, repeatable)
-        return self._run(inference.infer(model, inputs, wishes, self._known), timeout_s)
+        said, timeout_s = Wishes.of(wishes)
+        return self._run(inference.infer(model, inputs, said, self._known), timeout_s)
 
     def predict(
         self,

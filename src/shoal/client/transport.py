@@ -19,8 +19,8 @@ from shoal.domain.errors import DeadlineExceeded
 # A host that lets connections time out is reported, and tried again, long before the deadline.
 CONNECT_TIMEOUT_S: Final = 5.0
 
-# The server's word for a request's deadline, in milliseconds. It is told a little less than the time
-# there is, so that its reason for giving up arrives before this side gives up without one.
+# The server's word for a request's deadline, in milliseconds. It is told a little less than the
+# time there is, so that its reason for giving up arrives before this side gives up without one.
 TIMEOUT_HEADER: Final = "shoal-timeout-ms"
 _SERVER_SHARE: Final = 0.98
 

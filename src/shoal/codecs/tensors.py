@@ -44,6 +44,7 @@ DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
     "BYTES": np.dtype(object),
 }
 DATATYPES: Final = {dtype: datatype for datatype, dtype in DTYPES.items()}
+MAX_RANK: Final = 32  # axes of a tensor; numpy's own limit is 64
 FLOATS: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
 
 # Half a step beyond the largest finite value: from here on rounding gives infinity. BF16 is rounded

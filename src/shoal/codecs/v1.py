@@ -90,7 +90,7 @@ def to_request(request: V1Request, signature: Signature) -> InferRequest:
     by_name = {spec.name: spec for spec in specs}
     return InferRequest(
         [
-            _tensor(name, values, by_name.get(name, specs[0]), table=signature.table)
+            _tensor(name, values, by_name.get(name, specs[0]), signature)
             for name, values in columns.items()
         ]
     )
@@ -151,19 +151,32 @@ def _names(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(repr(spec.name) for spec in specs)
 
 
-def _tensor(name: str, values: object, spec: TensorSpec, *, table: bool) -> Tensor:
+def _tensor(name: str, values: object, spec: TensorSpec, signature: Signature) -> Tensor:
     """`values` has one axis more than a row's value. A column of shape [n, 1] may come as [n]."""
-    depth = len(spec.shape)
-    scalars = isinstance(values, list) and not (values and isinstance(values[0], list))
-    column = scalars and not table and len(spec.shape) == 2 and spec.shape[1] == 1
-    if table:
-        depth = 1 if scalars else 2
+    nesting = _nesting(values)
+    column = False
+    if signature.guessed:
+        depth = nesting
+    elif signature.table:
+        depth = 1 if nesting < 2 else 2
+    else:
+        depth = len(spec.shape)
+        column = nesting == 1 and depth == 2 and spec.shape[1] == 1
     data: Array = tensors.from_values(
         name, spec.datatype, values, 1 if column else depth, base64=True
     )
     if column:
         data = data.reshape(-1, 1)
     return Tensor(name, spec.datatype, data.shape, data)
+
+
+def _nesting(values: object) -> int:
+    """How many lists deep the first element lies."""
+    depth = 0
+    while isinstance(values, list) and depth < tensors.MAX_RANK:
+        depth += 1
+        values = values[0] if values else None
+    return depth
 
 
 # --- responses ----------------------------------------------------------------------------------

@@ -17,8 +17,6 @@ from shoal.codecs.message import InferRequest, InferResponse, RequestedOutput, T
 from shoal.domain.errors import InvalidInput, InvalidRequest
 from shoal.domain.model import JsonValue
 
-MAX_RANK: Final = 32  # axes of a tensor; numpy's own limit is 64
-
 _ABSENT: Final = msgspec.Raw()
 _NO_BYTES: Final = memoryview(b"")
 _Parameters = dict[str, object] | None
@@ -28,7 +26,7 @@ class _Input(msgspec.Struct):
     name: str
     datatype: str
     shape: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=MAX_RANK)
+        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=tensors.MAX_RANK)
     ]
     data: msgspec.Raw = _ABSENT
     parameters: _Parameters = None

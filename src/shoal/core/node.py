@@ -346,7 +346,9 @@ class Core:
             self._unload(copy, Reason.TOO_LARGE)
             return
         if copy.orphan:
-            self._unload(copy, Reason.UNLOADED if copy.unload_tickets else Reason.REPLACED)
+            removed = self.models[revision.model].removed
+            other = Reason.REMOVED if removed else Reason.REPLACED
+            self._unload(copy, Reason.UNLOADED if copy.unload_tickets else other)
             return
         for slot in list(self.models[revision.model].slots.values()):
             if slot.active.id == revision.id:

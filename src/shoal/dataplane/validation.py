@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class RequestCheck:
     """Checks requests against one signature; made once for each loaded copy.
 
-    A signature without inputs (or outputs) declares nothing about them, so any pass.
+    A signature without inputs (or outputs) declares nothing about them, so any pass. Of guessed
+    inputs only the names are checked.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -36,7 +37,7 @@ class RequestCheck:
         )
         self._outputs = frozenset(spec.name for spec in signature.outputs)
         # The common case, one input that is no table, is answered without dictionaries.
-        self._plain = self._only if not signature.table else None
+        self._plain = None if signature.table or signature.guessed else self._only
         if self._plain is not None:
             shape = self._plain.shape
             self._rank = len(shape)
@@ -103,11 +104,12 @@ class RequestCheck:
         self._check_names(given)
         arrays = {}
         for tensor in given:
-            spec = self._specs[tensor.name]
-            tensor = self._converted(tensor, spec)
-            if lenient:
-                tensor = _fitted(tensor, len(spec.shape))
-            _check_shape(tensor, spec)
+            if not self._signature.guessed:
+                spec = self._specs[tensor.name]
+                tensor = self._converted(tensor, spec)
+                if lenient:
+                    tensor = _fitted(tensor, len(spec.shape))
+                _check_shape(tensor, spec)
             arrays[tensor.name] = tensor.data
         return arrays
 

@@ -8,13 +8,23 @@ LightGBM's sources. Imports no framework.
 from __future__ import annotations
 
 import json
+import re
 from typing import Final
 
 import numpy as np
 
 HEADER_KEYS: Final = (b"num_class", b"num_tree_per_iteration", b"max_feature_idx",
                       b"feature_names", b"feature_infos")
+_HEADER_NUMBERS: Final = (b"num_class", b"num_tree_per_iteration", b"label_index")
 _END: Final = b"end of trees"
+_PER_SPLIT: Final = (b"split_feature", b"split_gain", b"threshold", b"decision_type",
+                     b"left_child", b"right_child", b"internal_value", b"internal_weight",
+                     b"internal_count")
+_PER_LEAF: Final = (b"leaf_value", b"leaf_weight", b"leaf_count")
+_NEEDED: Final = frozenset((b"split_feature", b"threshold", b"decision_type", b"left_child",
+                            b"right_child", b"leaf_value"))
+_NUMBER: Final = rb"-?(?:\d++(?:\.\d*+)?(?:[eE][+-]?\d++)?|nan|inf)"
+_NUMBERS: Final = re.compile(rb"(?:%b(?: ++%b)*+)? *+" % (_NUMBER, _NUMBER))
 
 
 def problem_of(data: bytes) -> str | None:
@@ -31,6 +41,9 @@ def problem_of(data: bytes) -> str | None:
         sizes = [int(size) for size in header.get(b"tree_sizes", b"").split()]
     except ValueError:
         return "its header is damaged"
+    damaged = [key for key in _HEADER_NUMBERS if not header.get(key, b"1").isdigit()]
+    if damaged:
+        return f"its header is damaged ({damaged[0].decode()})"
     if len(header[b"feature_names"].split(b" ")) != features:
         return f"its header is damaged (feature_names are not {features})"
     start = len(head) + len(gap)
@@ -69,53 +82,56 @@ def _problem_of_tail(tail: bytes) -> str | None:
 
 
 def _problem_of_tree(tree: dict[bytes, bytes], features: int) -> str | None:
+    """LightGBM stops the process at a word that is no number, at a list that is too short, and at a
+    child or category beyond the lists."""
+    strange = next((key for key, value in tree.items() if not _NUMBERS.fullmatch(value)), None)
+    if strange is not None:
+        return strange.decode(errors="replace")
     try:
-        leaves = int(tree[b"num_leaves"])
-        splits = leaves - 1
-        if leaves < 1 or _count(tree, b"leaf_value") != leaves:
-            return "leaf_value"
-        if splits == 0:
-            return None
-        used = _numbers(tree, b"split_feature", splits)
-        if used.min() < 0 or used.max() >= features:
-            return "split_feature"
-        for key in (b"threshold", b"decision_type"):
-            if _count(tree, key) != splits:
+        leaves, categorical = int(tree[b"num_leaves"]), int(tree[b"num_cat"])
+        if leaves < 1 or categorical < 0:
+            return "num_leaves or num_cat"
+        lengths = dict.fromkeys(_PER_SPLIT, leaves - 1) | dict.fromkeys(_PER_LEAF, leaves)
+        for key, length in lengths.items():
+            if _count(tree, key) != length and (tree.get(key) or key in _NEEDED) and leaves > 1:
                 return key.decode()
-        # Children come after their parents; ~leaf stands for a leaf. Else a walk would never end.
-        parents = np.arange(splits)
-        for key in (b"left_child", b"right_child"):
-            child = _numbers(tree, key, splits)
-            inner = child >= 0
-            if (child[inner] <= parents[inner]).any() or child.max() >= splits:
-                return key.decode()
-            if (~child[~inner] >= leaves).any():
-                return key.decode()
-        return _problem_of_categories(tree)
+        return _problem_of_splits(tree, leaves, features, categorical) if leaves > 1 else None
     except (KeyError, ValueError) as error:
         return str(error)
 
 
-def _problem_of_categories(tree: dict[bytes, bytes]) -> str | None:
-    count = int(tree.get(b"num_cat", b"0"))
-    if count == 0:
+def _problem_of_splits(tree: dict[bytes, bytes], leaves: int, features: int, categorical: int
+                       ) -> str | None:
+    used = _numbers(tree, b"split_feature")
+    if used.min() < 0 or used.max() >= features:
+        return "split_feature"
+    # Children come after their parents; ~leaf stands for a leaf. Else a walk would never end.
+    parents = np.arange(leaves - 1)
+    for key in (b"left_child", b"right_child"):
+        child = _numbers(tree, key)
+        inner = child >= 0
+        if (child[inner] <= parents[inner]).any() or child.max() >= leaves - 1:
+            return key.decode()
+        if (~child[~inner] >= leaves).any():
+            return key.decode()
+    by_category = (_numbers(tree, b"decision_type") & 1).astype(bool)
+    if not by_category.any():
         return None
-    bounds = _numbers(tree, b"cat_boundaries", count + 1)
-    if (np.diff(bounds) < 0).any() or bounds[0] != 0:
+    which = np.array(tree[b"threshold"].split(), dtype=np.float64)[by_category]
+    if which.min() < 0 or which.max() >= categorical:
+        return "threshold"
+    bounds = _numbers(tree, b"cat_boundaries")
+    if len(bounds) != categorical + 1 or bounds[0] != 0 or (np.diff(bounds) < 0).any():
         return "cat_boundaries"
     return None if _count(tree, b"cat_threshold") == bounds[-1] else "cat_threshold"
 
 
-def _numbers(tree: dict[bytes, bytes], key: bytes, count: int) -> np.ndarray[
-        tuple[int], np.dtype[np.int64]]:
-    numbers = np.array(tree[key].split(), dtype=np.int64)
-    if len(numbers) != count:
-        raise ValueError(key.decode())
-    return numbers
+def _numbers(tree: dict[bytes, bytes], key: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.array(tree[key].split(), dtype=np.int64)
 
 
 def _count(tree: dict[bytes, bytes], key: bytes) -> int:
-    return len(tree[key].split())
+    return len(tree.get(key, b"").split())
 
 
 def _pairs(text: bytes) -> dict[bytes, bytes]:

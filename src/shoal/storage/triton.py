@@ -102,7 +102,7 @@ def _forest(config: Config, source: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _parameters(config: Config) -> dict[str, str]:
-    return {name: value.string_value for name, value in config.parameters.items()}
+    return {each.key: each.value.string_value for each in config.parameters}
 
 
 def _options(config: Config, form: str | None) -> dict[str, JsonValue]:
@@ -140,7 +140,9 @@ def _tensor(tensor: Tensor, kind: str, config: Config, source: Path) -> TensorSp
         raise InvalidSpecification(f"{source}: an {kind} has no name; give it one")
     datatype = DATATYPES.get(tensor.data_type)
     if datatype is None:
-        raise InvalidSpecification(f"{named} has no data_type; set one, such as TYPE_FP32")
+        raise InvalidSpecification(
+            f"{named} has no known data_type; set one of {', '.join(DATATYPES)}"
+        )
     if tensor.reshape is not None and tensor.reshape.shape != tensor.dims:
         raise InvalidSpecification(
             f"{named} asks for a reshape, which this release does not do; export the model with "

@@ -1,20 +1,19 @@
 """Decodes the protobuf text of a `config.pbtxt` to typed values, with no judgement of them.
 
-Only the fields that `triton` reads are declared; any other is skipped, as Triton's own schema has
-hundreds and grows.
+Only the fields that `triton` reads are typed; any other is skipped, as Triton's own schema has
+hundreds and grows. The grammar is https://protobuf.dev/reference/protobuf/textformat-spec/;
+protobuf's own parser stumbles over unknown fields that hold lists of messages, which are common.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Final
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from shoal.domain.errors import InvalidSpecification
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 # Triton's names for the protocol's datatypes.
 DATATYPES: Final = {
@@ -64,8 +63,13 @@ class Policy(msgspec.Struct, frozen=True):
     specific: Specific | None = None
 
 
-class Parameter(msgspec.Struct, frozen=True):
+class ParameterValue(msgspec.Struct, frozen=True):
     string_value: str = ""
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    key: str = ""
+    value: ParameterValue = ParameterValue()
 
 
 class InstanceGroup(msgspec.Struct, frozen=True):
@@ -83,85 +87,205 @@ class Config(msgspec.Struct, frozen=True):
     output: tuple[Tensor, ...] = ()
     default_model_filename: str = ""
     version_policy: Policy | None = None
-    parameters: dict[str, Parameter] = {}
+    parameters: tuple[Parameter, ...] = ()
     instance_group: tuple[InstanceGroup, ...] = ()
 
 
-_MAX_PROBLEM_CHARS: Final = 300  # the parser quotes the whole line, however long, and then says why
+# Fields of the messages above that may be given more than once.
+_REPEATED: Final = frozenset({
+    "dims", "input", "instance_group", "output", "parameters", "shape", "versions",
+})
+_MAX_DEPTH: Final = 32  # Triton's deepest message has six levels
 
-# Message by message: field name to its type; `*` marks repeated, a capital another message.
-_SCHEMA: Final = {
-    "Reshape": {"shape": "*int64"},
-    "Tensor": {"name": "string", "data_type": "enum", "dims": "*int64", "reshape": "Reshape"},
-    "Latest": {"num_versions": "uint32"},
-    "Specific": {"versions": "*int64"},
-    "All": {},
-    "Policy": {"latest": "Latest", "all": "All", "specific": "Specific"},
-    "Parameter": {"string_value": "string"},
-    "ParameterPair": {"key": "string", "value": "Parameter"},
-    "InstanceGroup": {"count": "int32"},
-    "Config": {
-        "name": "string", "platform": "string", "backend": "string", "max_batch_size": "int32",
-        "input": "*Tensor", "output": "*Tensor", "default_model_filename": "string",
-        "version_policy": "Policy", "parameters": "*ParameterPair",
-        "instance_group": "*InstanceGroup",
-    },
-}
+Value: TypeAlias = "str | int | float | bool | Mapping[str, list[Value]]"
+
+_TOKEN: Final = re.compile(r"""
+    (?P<space>   (?: \s | \#[^\n]* )+ )
+  | (?P<string>  "(?:[^"\\\n]|\\[^\n])*" | '(?:[^'\\\n]|\\[^\n])*' )
+  | (?P<float>   -?(?: \d+\.\d*(?:[eE][+-]?\d+)?[fF]? | \.\d+(?:[eE][+-]?\d+)?[fF]?
+                     | \d+[eE][+-]?\d+[fF]? | \d+[fF] )(?![\w.]) )
+  | (?P<int>     -?(?: 0[xX][0-9a-fA-F]+ | \d+ )(?![\w.]) )
+  | (?P<name>    -?[A-Za-z_]\w* )
+  | (?P<sign>    [{}\[\]<>:,;] )
+""", re.VERBOSE)
+_EXTENSION: Final = re.compile(r"\[[\w./\-\s]+\]")
+_ESCAPE: Final = re.compile(
+    r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))"
+)
+_ESCAPED: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 def parse_text(text: str, source: str) -> Config:
     """Raises InvalidSpecification, with line and column, for what is no model configuration."""
-    from google.protobuf import json_format, text_format
-
-    message = _message_class()()
     try:
-        text_format.Parse(text, message, allow_unknown_field=True)
-        content = json_format.MessageToDict(message, preserving_proto_field_name=True)
-        pairs = content.pop("parameters", [])
-        content["parameters"] = {pair.get("key", ""): pair.get("value", {}) for pair in pairs}
-        return msgspec.convert(content, Config, strict=False)  # int64 comes as text
-    except text_format.ParseError as error:
-        line, column = error.GetLine(), error.GetColumn()
-        where = f", line {line}, column {column}" if line else ""
-        problem = str(error).removeprefix(f"{line}:{column} : ").rstrip(".")[-_MAX_PROBLEM_CHARS:]
+        content = _Parser(text).parse()
+        return msgspec.convert(_plain(content), Config)
+    except _Wrong as error:
+        before = text[: error.at]
+        line, column = before.count("\n") + 1, error.at - (before.rfind("\n") + 1) + 1
         raise InvalidSpecification(
-            f"{source}{where}: {problem}; correct the text there"
+            f"{source}, line {line}, column {column}: {error.problem}; correct the text there"
         ) from error
-    except (RecursionError, ValueError, json_format.Error) as error:
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$.")
         raise InvalidSpecification(
-            f"{source} is not the text of a model configuration: {error}"
+            f"{source}: {path.rstrip('`')}: {problem[0].lower()}{problem[1:]}; correct the value"
         ) from error
 
 
-@cache
-def _message_class() -> type[Message]:
-    """Built here, in a pool of its own, so that it meets neither generated code nor Triton's."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+def _plain(message: Mapping[str, list[Value]]) -> dict[str, object]:
+    """Repeated fields as lists; of others the last value, as protobuf merges them."""
+    plain: dict[str, object] = {}
+    for name, values in message.items():
+        inner = [_plain(value) if isinstance(value, Mapping) else value for value in values]
+        if name in _REPEATED:
+            plain[name] = inner
+        elif inner:
+            plain[name] = inner[-1]
+    return plain
 
-    field_type = descriptor_pb2.FieldDescriptorProto
-    scalars = {
-        "string": field_type.TYPE_STRING, "int32": field_type.TYPE_INT32,
-        "int64": field_type.TYPE_INT64, "uint32": field_type.TYPE_UINT32,
-        "enum": field_type.TYPE_ENUM,
-    }
-    file = descriptor_pb2.FileDescriptorProto(
-        name="shoal/triton.proto", package="shoal.triton", syntax="proto3"
-    )
-    datatypes = file.enum_type.add(name="DataType")
-    for number, name in enumerate(("TYPE_INVALID", *DATATYPES)):
-        datatypes.value.add(name=name, number=number)
-    for message_name, fields in _SCHEMA.items():
-        message = file.message_type.add(name=message_name)
-        for number, (field_name, kind) in enumerate(fields.items(), start=1):
-            bare = kind.removeprefix("*")
-            field = message.field.add(name=field_name, number=number)
-            repeated = bare != kind
-            field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
-            field.type = scalars.get(bare, field_type.TYPE_MESSAGE)
-            if bare == "enum":
-                field.type_name = ".shoal.triton.DataType"
-            elif bare not in scalars:
-                field.type_name = f".shoal.triton.{bare}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("shoal.triton.Config"))
+
+class _Wrong(Exception):
+    def __init__(self, problem: str, at: int) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.at = at
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    at: int
+
+    def __str__(self) -> str:
+        return "the end of the text" if self.kind == "end" else repr(self.text[:40])
+
+
+class _Parser:
+    """By recursive descent; `_token` is the next one."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._depth = 0
+        self._token = _Token("end", "", 0)
+        self._advance()
+
+    def parse(self) -> dict[str, list[Value]]:
+        return self._fields("")
+
+    def _advance(self) -> _Token:
+        """Move on; returns what was next until now."""
+        passed = self._token
+        while self._at < len(self._text):
+            match = _TOKEN.match(self._text, self._at)
+            if match is None:
+                raise _Wrong(f"unexpected {self._text[self._at]!r}", self._at)
+            kind = match.lastgroup or ""
+            token = _Token(kind, match.group(), self._at)
+            self._at = match.end()
+            if kind != "space":
+                self._token = token
+                return passed
+        self._token = _Token("end", "", len(self._text))
+        return passed
+
+    def _take(self, *signs: str) -> str:
+        """The next sign if it is one of these; else an empty text, and nothing is taken."""
+        if self._token.kind == "sign" and self._token.text in signs:
+            return self._advance().text
+        return ""
+
+    def _fields(self, end: str) -> dict[str, list[Value]]:
+        fields: dict[str, list[Value]] = {}
+        while not (self._take(end) if end else self._token.kind == "end"):
+            name = self._field_name()
+            colon = self._take(":")
+            if not colon and not (self._token.kind == "sign" and self._token.text in "{<["):
+                raise _Wrong(f"expected ':' after {name!r}, found {self._token}", self._token.at)
+            fields.setdefault(name, []).extend(self._values())
+            self._take(",", ";")
+        return fields
+
+    def _field_name(self) -> str:
+        if self._token.text == "[":  # of an extension, or the URL of an Any
+            match = _EXTENSION.match(self._text, self._token.at)
+            if match:
+                self._at = match.end()
+                self._advance()
+                return match.group()
+        if self._token.kind != "name":
+            raise _Wrong(f"expected the name of a field, found {self._token}", self._token.at)
+        return self._advance().text
+
+    def _values(self) -> list[Value]:
+        if not self._take("["):
+            return [self._value()]
+        values: list[Value] = []
+        while not self._take("]"):
+            values.append(self._value())
+            if not self._take(",") and self._token.text != "]":
+                raise _Wrong(f"expected ',' or ']', found {self._token}", self._token.at)
+        return values
+
+    def _value(self) -> Value:
+        at = self._token.at
+        if opening := self._take("{", "<"):
+            self._depth += 1
+            if self._depth > _MAX_DEPTH:
+                raise _Wrong(f"nested deeper than {_MAX_DEPTH} levels", at)
+            fields = self._fields("}" if opening == "{" else ">")
+            self._depth -= 1
+            return fields
+        token = self._advance()
+        match token.kind:
+            case "string":
+                return self._string(token)
+            case "int":
+                return _integer(token)
+            case "float":
+                return float(token.text.rstrip("fF"))
+            case "name":
+                return {"true": True, "false": False}.get(token.text, token.text)
+        raise _Wrong(f"expected a value, found {token}", at)
+
+    def _string(self, first: _Token) -> str:
+        """Neighbouring literals are one text."""
+        content = _unescape(first)
+        while self._token.kind == "string":
+            content += _unescape(self._advance())
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise _Wrong("the text is not UTF-8", first.at) from error
+
+
+def _integer(token: _Token) -> int:
+    digits = token.text.lstrip("-")
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits.startswith("0") else 10
+    try:
+        number = int(token.text, base)
+    except ValueError as error:  # an 8 in an octal number, or thousands of digits
+        raise _Wrong(f"{token} is no whole number", token.at) from error
+    if not -(2**63) <= number < 2**63:
+        raise _Wrong(f"{token} is out of range", token.at)
+    return number
+
+
+def _unescape(token: _Token) -> bytes:
+    """The bytes of a literal; escapes may name single bytes of a character."""
+    content, at = bytearray(), 1
+    for match in _ESCAPE.finditer(token.text, 1, len(token.text) - 1):
+        content += token.text[at : match.start()].encode("utf-8", "surrogatepass")
+        at = match.end()
+        octal, hexadecimal, short, long, plain = match.groups()
+        if octal or hexadecimal:
+            content.append((int(octal, 8) if octal else int(hexadecimal, 16)) & 0xFF)
+        elif short or long:
+            try:
+                content += chr(int(short or long, 16)).encode("utf-8", "surrogatepass")
+            except (ValueError, OverflowError) as error:
+                raise _Wrong(f"{match.group()} is no character", token.at) from error
+        else:
+            content += _ESCAPED.get(plain, plain).encode("utf-8", "surrogatepass")
+    return bytes(content + token.text[at:-1].encode("utf-8", "surrogatepass"))

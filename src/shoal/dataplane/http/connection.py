@@ -52,6 +52,8 @@ class Exchange:
         loop = connection.shared.loop
         if type(awaitable) is CoroutineType:
             self._future = loop.create_task(awaitable)
+        elif isinstance(awaitable, asyncio.Future):
+            self._future = awaitable
         else:
             self._future = asyncio.ensure_future(awaitable, loop=loop)
         self._connection = connection

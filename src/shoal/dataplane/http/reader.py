@@ -167,12 +167,8 @@ class RequestReader:
             return
         before = len(self.requests)
         self._parse(data, now)
-        if len(self.requests) == before + 1 and not (
-            self.stage or self.finished or self.says_keep_alive
-        ):
-            request = self.requests[-1]
-            if len(data) == len(head) + len(request.body):
-                self._known.offer(head, request)
+        if len(self.requests) == before + 1:
+            self._learn(head, data)
 
     @property
     def body_left(self) -> int:
@@ -219,6 +215,14 @@ class RequestReader:
             self._quiet = self._quiet + len(data) if self._quiet >= 0 else 0
             if self._quiet > self._max_head:
                 self.refuse(*self._head_too_large())
+
+    def _learn(self, head: bytes, data: bytes) -> None:
+        """The last request came out of `data`: if it alone did, its head may be worth keeping."""
+        request = self.requests[-1]
+        if self.stage or self.finished or self.says_keep_alive:
+            return
+        if len(data) == len(head) + len(request.body):
+            self._known.offer(head, request)
 
     # --- called by the parser ---------------------------------------------------------------
 

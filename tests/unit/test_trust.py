@@ -1,0 +1,85 @@
+"""From where artifacts that run code may be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shoal.domain.errors import ArtifactMissing, NotTrusted
+from shoal.storage.trust import check_trusted
+from tests.storage_fakes import put
+
+
+def check(path: Path, *locations: Path | str) -> None:
+    check_trusted(path, "sklearn", True, locations)
+
+
+def test_an_artifact_that_runs_no_code_may_lie_anywhere(tmp_path: Path) -> None:
+    check_trusted(put(tmp_path / "model.onnx"), "onnx", False, ())
+
+
+def test_an_artifact_in_a_trusted_location_may_be_loaded(tmp_path: Path) -> None:
+    check(put(tmp_path / "models/iris/model.joblib"), "/nowhere", tmp_path / "models")
+
+
+def test_an_artifact_may_be_trusted_by_itself(tmp_path: Path) -> None:
+    path = put(tmp_path / "model.joblib")
+    check(path, path)
+
+
+def test_an_artifact_elsewhere_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = put(tmp_path / "model.joblib")
+    with pytest.raises(NotTrusted) as caught:
+        check(path, "/models")
+    assert str(path) in caught.value.message
+    assert "(/models)" in caught.value.message
+    assert "trust.locations" in caught.value.message
+
+
+@pytest.mark.parametrize("locations", [(), ("",)])
+def test_no_location_trusts_nothing(tmp_path: Path, locations: tuple[str, ...],
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotTrusted, match=r"trusted locations \(none\)"):
+        check(put(tmp_path / "model.joblib"), *locations)
+
+
+def test_a_name_that_begins_alike_is_another_folder(tmp_path: Path) -> None:
+    with pytest.raises(NotTrusted):
+        check(put(tmp_path / "models-of-others/model.joblib"), tmp_path / "models")
+
+
+def test_dots_do_not_lead_out_of_a_trusted_location(tmp_path: Path) -> None:
+    put(tmp_path / "other/model.joblib")
+    (tmp_path / "models").mkdir()
+    with pytest.raises(NotTrusted):
+        check(tmp_path / "models/../other/model.joblib", tmp_path / "models")
+
+
+def test_a_link_does_not_lead_out_of_a_trusted_location(tmp_path: Path) -> None:
+    real = put(tmp_path / "other/model.joblib")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/model.joblib").symlink_to(real)
+    with pytest.raises(NotTrusted, match=f"leads to {real}"):
+        check(tmp_path / "models/model.joblib", tmp_path / "models")
+
+
+def test_a_link_inside_a_folder_does_not_lead_out_either(tmp_path: Path) -> None:
+    put(tmp_path / "other/model.py")
+    put(tmp_path / "models/iris/model.py")
+    (tmp_path / "models/iris/inner").symlink_to(tmp_path / "other")
+    with pytest.raises(NotTrusted):
+        check(tmp_path / "models/iris", tmp_path / "models")
+
+
+def test_a_trusted_location_may_be_a_link(tmp_path: Path) -> None:
+    path = put(tmp_path / "real/model.joblib")
+    (tmp_path / "models").symlink_to(tmp_path / "real")
+    check(path, tmp_path / "models")
+    check(tmp_path / "models/model.joblib", tmp_path / "models")
+
+
+def test_a_missing_artifact_is_missing_rather_than_untrusted(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing):
+        check(tmp_path / "model.joblib", tmp_path)
