@@ -60,7 +60,7 @@ class Transport(asyncio.Transport):
         self.protocol: Connection | None = None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        assert high == 1
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed

@@ -22,12 +22,12 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fake_transport import chunked, get, only, post, split
 
 from shoal.dataplane.http.message import Request, Response
 from shoal.dataplane.http.server import Listen, Server
 from shoal.domain.errors import InvalidSpecification
 from shoal.settings import HttpSettings
-from tests.fake_transport import chunked, get, only, post, split
 
 T = TypeVar("T")
 

@@ -54,9 +54,9 @@ def test_an_idle_connection_closes_silently(bench: Bench) -> None:
     assert not bench.transport.closed
     before = bench.transport.written
     bench.later(2.0)
-    assert bench.transport.closed
     assert bench.transport.written == before
     assert bench.shared.stats.timeouts == 0
+    assert bench.transport.closed
 
 
 def test_line_breaks_do_not_keep_a_connection_open(bench: Bench) -> None:

@@ -87,8 +87,8 @@ class Client:
         inputs: arrays or lists by input name; or, for a model with one input, just its values; or a
         pandas DataFrame, each column an input. Arrays are sent in their own type, lists in the
         type the model declares.
-        wishes: version (default: the server's choice); outputs, names wanted (default: the model's);
-        parameters for the model; id, which comes back; binary=False for tensors in JSON;
+        wishes: version (default: the server's choice); outputs, names wanted (default: the
+        model's); parameters for the model; id, which comes back; binary=False for tensors in JSON;
         repeatable=False when running it twice does harm, so that a lost connection is an error;
         timeout_s, seconds for all of it.
 

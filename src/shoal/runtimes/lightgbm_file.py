@@ -15,7 +15,8 @@ import numpy as np
 
 HEADER_KEYS: Final = (b"num_class", b"num_tree_per_iteration", b"max_feature_idx",
                       b"feature_names", b"feature_infos")
-_HEADER_NUMBERS: Final = (b"num_class", b"num_tree_per_iteration", b"label_index")
+_HEADER_PARAMETER: Final = re.compile(rb"\[\w+: .*\]")
+_NUMBERS: Final = (b"num_class", b"num_tree_per_iteration", b"label_index")
 _END: Final = b"end of trees"
 _PER_SPLIT: Final = (b"split_feature", b"split_gain", b"threshold", b"decision_type",
                      b"left_child", b"right_child", b"internal_value", b"internal_weight",
@@ -24,6 +25,7 @@ _PER_LEAF: Final = (b"leaf_value", b"leaf_weight", b"leaf_count")
 _NEEDED: Final = frozenset((b"split_feature", b"threshold", b"decision_type", b"left_child",
                             b"right_child", b"leaf_value"))
 _NUMBER: Final = rb"-?(?:\d++(?:\.\d*+)?(?:[eE][+-]?\d++)?|nan|inf)"
+_PARAMETER: Final = re.compile(rb"\[\w+: .*\]")
 _NUMBERS: Final = re.compile(rb"(?:%b(?: ++%b)*+)? *+" % (_NUMBER, _NUMBER))
 
 
@@ -68,9 +70,11 @@ def _problem_of_tail(tail: bytes) -> str | None:
     _, parameters, rest = tail.partition(b"\nparameters:")
     if not parameters:
         return None
-    _, complete, rest = rest.partition(b"\nend of parameters")
+    listed, complete, rest = rest.partition(b"\nend of parameters")
     if not complete:
         return "it is cut off (no 'end of parameters')"
+    if not all(_PARAMETER.fullmatch(line) for line in listed.splitlines() if line):
+        return "it is damaged (in its parameters)"
     key, _, value = rest.strip().partition(b":")
     if not key:
         return None

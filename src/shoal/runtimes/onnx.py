@@ -128,8 +128,8 @@ def _open(framework: ModuleType, artifact: Artifact) -> Any:
     options.enable_cpu_mem_arena = False
     options.log_severity_level = _LOG_NOTHING
     try:
-        return framework.InferenceSession(
-            str(artifact.path), options, providers=["CPUExecutionProvider"]
+        return framework.InferenceSession(  # without a second try that prints
+            str(artifact.path), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's errors share no base; told as the reason
         reason = _say(error)

@@ -119,8 +119,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Pause at the first byte the kernel does not take: then the write timeout sees every one.
-        self._transport.set_write_buffer_limits(high=0)
+        # Pause as soon as the kernel does not take everything, so that the write timeout begins.
+        # Not 0: asyncio's TLS transport would pause at 0 bytes and never resume.
+        self._transport.set_write_buffer_limits(high=1)
         shared = self.shared
         full = shared.full
         shared.add(self)

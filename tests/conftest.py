@@ -1,0 +1,43 @@
+"""Fixtures that several kinds of tests share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.served import Served
+
+if TYPE_CHECKING:
+    from examples.make_models import Case
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
+    """The folder of the example models, and what they answer. Not to be changed."""
+    sys.path.insert(0, str(ROOT))
+    from examples.make_models import make_models
+
+    folder = tmp_path_factory.mktemp("examples") / "models"
+    return folder, make_models(folder)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts servers that end with the test: `serve(FOLDER, "--memory", "64MiB")`."""
+    started: list[Served] = []
+
+    def start(*arguments: str | Path, data_dir: Path | None = None,
+              environ: dict[str, str] | None = None) -> Served:
+        server = Served(*arguments, data_dir=data_dir or tmp_path / "data", environ=environ)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
