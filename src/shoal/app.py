@@ -27,7 +27,7 @@ from shoal.node.folders import Folders
 from shoal.node.instance import Instance, Parts
 from shoal.node.live import Running
 from shoal.node.loader import Loader
-from shoal.node.machine import usable_cpus, usable_memory_bytes
+from shoal.node.machine import tune_allocator, usable_cpus, usable_memory_bytes
 from shoal.node.operations import Identity, Operations
 from shoal.node.replica import MODELS
 from shoal.observability.logs import configure_logs, get_logger
@@ -50,6 +50,7 @@ def serve(configuration: Configuration, folders: Sequence[Path]) -> int:
     start."""
     settings = configuration.settings
     configure_logs(settings.log.level, settings.log.format)
+    tune_allocator()
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(max(settings.request.framework_threads, 1)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

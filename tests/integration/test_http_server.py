@@ -1,193 +1,43 @@
-"""The HTTP server over real sockets, on uvloop and on asyncio's own loop."""
+"""What the HTTP server answers over real sockets, on uvloop and on asyncio's own loop."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import os
 import socket
 import ssl
-import struct
 import subprocess
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import httpx2
-import orjson
 import pytest
-import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fake_transport import chunked, get, only, post, split
+from tests.running_server import (
+    LOOPS,
+    PATIENCE_S,
+    Running,
+    Serve,
+    message_of,
+    read_all,
+    read_one,
+    serving,
+    talk,
+)
 
-from shoal.dataplane.http.message import Request, Response
+from shoal.dataplane.http.message import Response
 from shoal.dataplane.http.server import Listen, Server
 from shoal.domain.errors import InvalidSpecification
 from shoal.settings import HttpSettings
 
-T = TypeVar("T")
 
-PATIENCE_S = 20.0
-TEXT = [(b"content-type", b"text/plain")]
-
-
-class Running:
-    """A server in a thread of its own, with handlers whose progress a test can follow.
-
-    /now answers at once, /later from a task, /wait when `release` is set, /big with `big` bytes,
-    /fail and /fail-later raise. Every answer of the others is the request's path and body.
-    """
-
-    def __init__(self, make_loop: Callable[[], asyncio.AbstractEventLoop], listen: Listen,
-                 limits: dict[str, float]) -> None:  # fmt: skip
-        self._make_loop = make_loop
-        self._ready = threading.Event()
-        self._stop = asyncio.Event()
-        self.complaints: list[dict[str, object]] = []
-        self.errors: list[str] = []
-        self.started = threading.Semaphore(0)
-        self.cancelled = threading.Semaphore(0)
-        self.big = 0
-        self.server = Server(
-            self._handle,
-            HttpSettings.model_validate(limits),
-            listen=listen,
-            on_error=lambda error, request: self.errors.append(f"{request.target}: {error}"),
-        )
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=self._make_loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
-        self.release = asyncio.Event()
-        await self.server.start()
-        self._ready.set()
-        await self._stop.wait()
-        await self.server.shutdown(0)
-
-    def _handle(self, request: Request) -> Response | Awaitable[Response]:
-        answer = Response(200, [request.target.encode(), request.body], TEXT)
-        match request.target:
-            case "/later":
-                return self._later(answer)
-            case "/wait":
-                return self._wait(answer)
-            case "/big":
-                self.started.release()
-                return Response(200, [bytes(self.big)], TEXT)
-            case "/fail":
-                raise RuntimeError("a secret")
-            case "/fail-later":
-                return self._fail()
-        return answer
-
-    async def _later(self, answer: Response) -> Response:
-        await asyncio.sleep(0)
-        return answer
-
-    async def _wait(self, answer: Response) -> Response:
-        self.started.release()
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
-            self.cancelled.release()
-            raise
-        return answer
-
-    async def _fail(self) -> Response:
-        await asyncio.sleep(0)
-        raise RuntimeError("a secret")
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE_S)
-        self.host, self.port = self.server.address
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive()
-
-    def let_go(self) -> None:
-        self.loop.call_soon_threadsafe(self.release.set)
-
-    def begin(self, work: Coroutine[object, object, T]) -> Callable[[], T]:
-        """Start `work` on the server's loop; what is returned waits for its result."""
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return lambda: future.result(PATIENCE_S)
-
-    def connect(self) -> socket.socket:
-        sock = socket.create_connection((self.host, self.port), PATIENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.005)
-
-
-@pytest.fixture(params=["uvloop", "asyncio"])
-def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Running]]:
-    make_loop = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-    servers: list[Running] = []
-
-    def start(listen: Listen | None = None, **limits: float) -> Running:
-        running = Running(make_loop, listen or Listen(), limits)
-        running.start()
-        servers.append(running)
-        return running
-
-    yield start
-    for running in servers:
-        running.stop()
-        assert running.complaints == []
-
-
-Serve = Callable[..., Running]
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    received = b""
-    while data := sock.recv(1 << 20):
-        received += data
-    return received
-
-
-def read_one(sock: socket.socket) -> tuple[int, bytes]:
-    """Status and body of one response."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        data = sock.recv(65536)
-        assert data, received
-        received += data
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    while len(body) < length:
-        body += sock.recv(65536)
-    return int(head.split()[1]), body
-
-
-def talk(running: Running, stream: bytes) -> bytes:
-    with running.connect() as sock:
-        sock.sendall(stream)
-        return read_all(sock)
-
-
-def message_of(body: bytes) -> str:
-    error = orjson.loads(body)["error"]
-    assert isinstance(error, str)
-    return error
+@pytest.fixture(params=LOOPS)
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    with serving(request.param) as start:
+        yield start
 
 
 # --- requests -----------------------------------------------------------------------------------
@@ -373,138 +223,6 @@ def test_any_bytes_end_in_an_answer_or_a_close(serve: Serve, noise: bytes) -> No
 
 
 _noisy: dict[Serve, Running] = {}  # a server for all examples
-
-
-# --- time ---------------------------------------------------------------------------------------
-
-
-def test_an_idle_connection_is_closed_silently(serve: Serve) -> None:
-    running = serve(idle_timeout_s=0.2)
-    with running.connect() as sock:
-        sock.sendall(get())
-        assert read_one(sock)[0] == 200
-        assert read_all(sock) == b""
-    with running.connect() as sock:
-        assert read_all(sock) == b""
-
-
-def test_a_request_that_stops_coming_is_answered_408(serve: Serve) -> None:
-    running = serve(read_timeout_s=0.2)
-    for part in (get()[:-2], post(b"abc")[:-1]):
-        status, _, body = only(talk(running, part))
-        assert status == 408
-        assert "http.read_timeout_s" in message_of(body)
-    assert running.server.stats.timeouts == 2
-
-
-def test_a_trickle_does_not_keep_a_request_alive(serve: Serve) -> None:
-    running = serve(read_timeout_s=0.3)
-    with running.connect() as sock:
-        sock.settimeout(0.05)
-        sock.sendall(get()[:-2] + b"X: ")
-        received = b""
-        deadline = time.monotonic() + PATIENCE_S
-        while not received:
-            assert time.monotonic() < deadline
-            sock.sendall(b"y")
-            with contextlib.suppress(TimeoutError):
-                received = sock.recv(1000)
-    assert received.startswith(b"HTTP/1.1 408 ")
-
-
-def test_a_client_that_takes_nothing_is_cut(serve: Serve) -> None:
-    running = serve(write_timeout_s=0.2)
-    running.big = 50 << 20
-    with running.connect() as sock:
-        sock.sendall(get("/big"))
-        assert running.started.acquire(timeout=PATIENCE_S)
-        running.until(lambda: running.server.connections == 0)
-        assert running.server.stats.timeouts == 1
-
-
-def test_pipelined_requests_wait_until_their_client_reads(serve: Serve) -> None:
-    running = serve()
-    running.big = 20 << 20
-    with running.connect() as sock:
-        sock.sendall(get("/big") * 4 + get("/end", "Connection: close"))
-        assert running.started.acquire(timeout=PATIENCE_S)
-        sock.sendall(b"")
-        assert not running.started.acquire(timeout=0.1)
-        received = 0
-        while data := sock.recv(1 << 20):
-            received += len(data)
-    assert received > 4 * running.big
-    assert running.server.stats.requests == 5
-
-
-def test_an_upload_waits_for_a_slow_handler(serve: Serve) -> None:
-    running = serve(max_pipelined=1)
-    with running.connect() as sock:
-        sock.settimeout(0.2)
-        sock.sendall(get("/wait"))
-        assert running.started.acquire(timeout=PATIENCE_S)
-        upload = post(bytes(30 << 20), "Connection: close")
-        sent = 0
-        with contextlib.suppress(TimeoutError):
-            while sent < len(upload):
-                sent += sock.send(upload[sent : sent + (1 << 20)])
-        assert sent < len(upload), "the server read on although it could not handle more"
-        sock.settimeout(PATIENCE_S)
-        running.let_go()
-        assert read_one(sock) == (200, b"/wait")
-        sock.sendall(upload[sent:])
-        assert len(only(read_all(sock))[2]) == 2 + (30 << 20)
-
-
-# --- clients that leave -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["close", "reset", "half"])
-def test_what_is_in_progress_is_cancelled_when_its_client_leaves(serve: Serve, how: str) -> None:
-    running = serve()
-    with running.connect() as sock:
-        sock.sendall(get("/wait") * 3)
-        for _ in range(3):
-            assert running.started.acquire(timeout=PATIENCE_S)
-        if how == "reset":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        if how == "half":
-            sock.shutdown(socket.SHUT_WR)
-            assert read_all(sock) == b""
-        else:
-            sock.close()
-        for _ in range(3):
-            assert running.cancelled.acquire(timeout=PATIENCE_S)
-    running.until(lambda: running.server.connections == 0)
-    assert running.errors == []
-
-
-def test_a_half_closed_client_gets_what_was_answered_at_once(serve: Serve) -> None:
-    running = serve()
-    with running.connect() as sock:
-        sock.sendall(get("/1") + get("/2"))
-        sock.shutdown(socket.SHUT_WR)
-        assert [body for _, _, body in split(read_all(sock))] == [b"/1", b"/2"]
-
-
-def test_a_client_that_leaves_in_the_middle_of_a_request_is_forgotten(serve: Serve) -> None:
-    running = serve()
-    for part in (b"G", get()[:-3], post(b"abc")[:-1]):
-        running.connect().close()
-        with running.connect() as sock:
-            sock.sendall(part)
-    running.until(lambda: running.server.stats.connections == 6)
-    running.until(lambda: running.server.connections == 0)
-    assert running.server.stats.requests == 0
-
-
-def test_a_client_that_leaves_while_it_is_answered_is_forgotten(serve: Serve) -> None:
-    running = serve()
-    running.big = 20 << 20
-    with running.connect() as sock:
-        sock.sendall(get("/big") * 3)
-        sock.recv(1000)
-    running.until(lambda: running.server.connections == 0)
 
 
 # --- listening and ending -----------------------------------------------------------------------

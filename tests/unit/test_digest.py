@@ -210,3 +210,11 @@ def test_a_large_artifact_is_read_again_when_it_changed(tmp_path: Path) -> None:
     first = memory.read(path)
     put(path, b"2" * 1024 * 1024)
     assert memory.read(path) != first
+
+
+def test_a_refusal_of_the_system_names_the_way_out(tmp_path: Path) -> None:
+    error = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
+    assert "secret cannot be read: permission denied; give the user that runs Shoal read" in (
+        files.unreadable(error, tmp_path).message)
+    assert "m cannot be read: Input/output error" in (
+        files.unreadable(OSError(5, "Input/output error"), tmp_path / "m").message)

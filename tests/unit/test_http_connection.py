@@ -59,6 +59,15 @@ def test_an_idle_connection_closes_silently(bench: Bench) -> None:
     assert bench.transport.closed
 
 
+def test_the_idle_time_begins_anew_with_every_answer() -> None:
+    for size in (1, 1_000_000):
+        bench = Bench(lambda request, size=size: Response(200, [bytes(size)]))  # type: ignore[misc]
+        for _ in range(4):
+            bench.send(get())
+            bench.later(60.0)
+            assert not bench.transport.closed
+
+
 def test_line_breaks_do_not_keep_a_connection_open(bench: Bench) -> None:
     for _ in range(8):
         bench.send(b"\r\n")

@@ -41,7 +41,9 @@ def refusal(core: Core, slot: Slot, copy: Copy | None, now: float) -> Refusal | 
                 "(load.max_waiting_per_model); try again later",
                 1.0,
             )
-        if copy.state is not CopyState.QUEUED or copy.urgency is Urgency.REQUEST:
+        if copy.state is CopyState.LOADING or copy.wanted_again:
+            return None
+        if copy.state is CopyState.QUEUED and copy.urgency is Urgency.REQUEST:
             return None
     failure = core.failures.of(slot.active.id)
     if failure is not None and now < failure.retry_at:

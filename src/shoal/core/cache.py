@@ -13,6 +13,7 @@ from shoal.core.ledger import Ledger
 from shoal.core.loads import LoadQueue
 from shoal.core.options import Options
 from shoal.core.sizes import Sizes
+from shoal.domain.events import Use
 from shoal.domain.model import Revision
 from shoal.domain.reasons import Reason
 
@@ -162,6 +163,14 @@ class Cache:
         self.eviction.add(
             revision.id, Worth(revision.model, revision.priority, load_s, size_bytes, now)
         )
+
+    def used(self, uses: tuple[Use, ...]) -> None:
+        for use in uses:
+            copy = self.copies.get(use.revision)
+            if copy is not None and copy.state is CopyState.READY:
+                copy.uses += use.count
+                copy.last_used = use.last_used
+                self.eviction.use(use.revision, use.count, use.last_used)
 
     def leave(self, copy: Copy, reason: Reason, now: float) -> None:
         """A ready copy is to go; its bytes count until `drop`."""

@@ -28,7 +28,7 @@ class Urgency(enum.IntEnum):
 class Copy:
     """size_bytes: occupied in the budget: reserved while loading, measured when ready.
     tickets: requests that wait for it to be ready. wanted_again: a request came while it was
-    leaving. orphan: nothing refers to it any more; it leaves as soon as it is loaded."""
+    leaving. asked: somebody wants it in memory, whether a request waits or not. orphan: nothing refers to it any more; it leaves as soon as it is loaded."""
 
     revision: Revision
     state: CopyState
@@ -39,6 +39,7 @@ class Copy:
     tickets: list[int] = field(default_factory=list)
     unload_tickets: list[int] = field(default_factory=list)
     wanted_again: bool = False
+    asked: bool = False
     orphan: bool = False
     load_s: float = 0.0
     loaded_at: float = 0.0

@@ -13,7 +13,7 @@ from shoal.core.cache import Cache
 from shoal.core.copies import Copy, CopyState, Urgency
 from shoal.core.failures import Failures
 from shoal.core.options import Options
-from shoal.core.slots import ModelInPlay, Slot
+from shoal.core.slots import ModelInPlay, Slot, fallbacks
 from shoal.domain import commands as do
 from shoal.domain import events as on
 from shoal.domain.events import served
@@ -26,8 +26,11 @@ class Core:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.cache = Cache(options, self._is_protected, self._unload)
         self.models: dict[str, ModelInPlay] = {}
+        self.cache = Cache(
+            options, lambda copy: self.models[copy.revision.model].must_keep(copy.revision),
+            self._unload,
+        )
         self.failures = Failures(options.retry_base_s, options.retry_max_s)
         self.tickets: dict[int, Slot] = {}  # requests that wait, and for what
         self.unload_tickets: dict[int, int] = {}  # and how many copies are yet to leave
@@ -46,9 +49,9 @@ class Core:
             on.CopyLoaded: self._loaded,
             on.CopyLoadFailed: self._load_failed,
             on.CopyUnloaded: self._unloaded,
-            on.UsesReported: self._uses_reported,
+            on.UsesReported: lambda e: self.cache.used(e.uses),
             on.MemoryMeasured: self._memory_measured,
-            on.SizeRemembered: self._size_remembered,
+            on.SizeRemembered: lambda e: self.cache.sizes.remember(e.artifact_digest, e.size_bytes),
             on.Ticked: self._ticked,
         }
 
@@ -78,10 +81,10 @@ class Core:
                 if revision is None:
                     self._close_slot(play, slot, "VERSION_NOT_FOUND", "is no longer served")
                 else:
-                    self._retarget(slot, revision)
-            for old in before.revisions:
-                if not play.refers_to(old.id):
-                    self.failures.forget(old.id)
+                    self._retarget(slot, revision, record)
+            for each in (*before.revisions, *record.revisions):
+                if each in record.revisions or not play.refers_to(each.id):
+                    self.failures.forget(each.id)  # declared anew: tried anew
             self._release_unreferenced(play, Reason.REPLACED)
         if record.spec.pin and record.revisions:
             self._pinned[record.name] = None
@@ -104,8 +107,9 @@ class Core:
         self._release_unreferenced(play, Reason.REMOVED)
         self._forget_if_idle(event.name)
 
-    def _retarget(self, slot: Slot, revision: Revision) -> None:
+    def _retarget(self, slot: Slot, revision: Revision, record: ModelRecord) -> None:
         """`revision` is what the slot should serve: at once, unless another one serves now."""
+        slot.fallbacks = fallbacks(record, slot.version, *slot.fallbacks)
         if revision.id == slot.active.id:
             self._set_target(slot, None)
         elif slot.target is None or slot.target.id != revision.id:
@@ -114,8 +118,8 @@ class Core:
                 self._set_target(slot, revision)
                 self._stage(slot, Reason.NEW_REVISION)
             else:
-                loadable = slot.proven and slot.active.uri != revision.uri
-                self._switch(slot, revision, fallbacks=(slot.active,) if loadable else ())
+                proven = (slot.active,) if slot.proven else ()
+                self._switch(slot, revision, fallbacks(record, slot.version, *proven))
 
     def _stage(self, slot: Slot, reason: Reason) -> None:
         """Load the slot's target beside what serves; it takes over when it is ready."""
@@ -139,14 +143,12 @@ class Core:
     def _fall_back(self, slot: Slot) -> None:
         """The newest revision does not load and never did: the next best answers meanwhile."""
         newest, (next_best, *rest) = slot.target or slot.active, slot.fallbacks
-        self._switch(slot, next_best, fallbacks=tuple(rest))
+        self._switch(slot, next_best, tuple(rest))
         self._set_target(slot, newest)
         self._note("fell_back", next_best, Reason.FELL_BACK,
                    f"revision {next_best.id} answers while {newest.id} cannot be loaded")
 
-    def _switch(
-        self, slot: Slot, revision: Revision, fallbacks: tuple[Revision, ...] = ()
-    ) -> None:
+    def _switch(self, slot: Slot, revision: Revision, others: tuple[Revision, ...] = ()) -> None:
         """Make `revision` the active one; whoever waits for the slot waits for it from now on."""
         old = self.cache.copies.get(slot.active.id)
         waiting = [t for t in old.tickets if self.tickets[t] is slot] if old is not None else []
@@ -156,7 +158,7 @@ class Core:
         ready = copy is not None and copy.state is CopyState.READY
         if not ready:
             self._unroute(slot)
-        slot.active, slot.fallbacks, slot.proven, slot.routed = revision, fallbacks, False, False
+        slot.active, slot.fallbacks, slot.proven, slot.routed = revision, others, False, False
         self._set_target(slot, None)
         if ready:
             self._route(slot)
@@ -223,6 +225,11 @@ class Core:
         if copy is None and slot.target is not None and slot.target.uri == slot.active.uri:
             self._switch(slot, slot.target)  # the files of the old revision are overwritten
             copy = self.cache.copies.get(slot.active.id)
+        gone = copy is None or copy.state is CopyState.UNLOADING
+        if gone and slot.fallbacks and self.cache.too_large(slot.active) is not None:
+            self._fall_back(slot)
+            self._await(ticket, slot)
+            return
         refusal = admission.refusal(self, slot, copy, self._now)
         if refusal is not None:
             self._refuse(ticket, refusal.code, refusal.message, refusal.retry_after_s)
@@ -237,9 +244,7 @@ class Core:
 
     def _load_asked(self, event: on.LoadAsked) -> None:
         play = self._in_play(event.record)
-        play.out_of_service.discard(event.version)
-        if event.version is None:
-            play.out_of_service.clear()
+        play.back_in_service(event.version)
         slot = play.slot(event.version)
         if slot is None:
             self._no_version(event.ticket, event.record, event.version)
@@ -249,6 +254,11 @@ class Core:
             self.failures.forget(slot.target.id)
             self._stage(slot, Reason.ASKED)
         self._await(event.ticket, slot)
+        copy = self.cache.copies.get(slot.active.id)
+        if copy is not None and event.ticket in copy.tickets:
+            copy.asked = True
+            if copy.state is CopyState.QUEUED:
+                copy.reason = Reason.ASKED
 
     def _unload_asked(self, event: on.UnloadAsked) -> None:
         play = self._in_play(event.record)
@@ -260,7 +270,7 @@ class Core:
             for ticket in list(copy.tickets):
                 self._refuse(ticket, "UNLOADED",
                              f"model {event.record.name!r} was taken out of service")
-            copy.wanted_again = False
+            copy.wanted_again = copy.asked = False
             if copy.state is CopyState.QUEUED:
                 self._drop(copy)
                 continue
@@ -280,7 +290,7 @@ class Core:
             return
         copy = self.cache.copies[slot.active.id]
         self._withdraw(event.ticket)
-        if not copy.tickets:
+        if not copy.tickets and not copy.asked:
             copy.wanted_again = False
             if copy.state is CopyState.QUEUED and copy.urgency is Urgency.REQUEST:
                 self._drop(copy)
@@ -339,11 +349,11 @@ class Core:
         self.cache.finish(copy, event.size_bytes, event.load_s, self._now)
         self.failures.forget(revision.id)
         if (too_large := self.cache.too_large(revision)) is not None:
-            for ticket in list(copy.tickets):
-                self._refuse(ticket, "TOO_LARGE", too_large)
             self.failures.record(revision.id, "TOO_LARGE", too_large, self._now)
             self._note("load_refused", revision, Reason.TOO_LARGE, too_large)
+            waiting = self._withdraw_all(copy)
             self._unload(copy, Reason.TOO_LARGE)
+            self._go_without(revision, waiting)
             return
         if copy.orphan:
             removed = self.models[revision.model].removed
@@ -355,9 +365,8 @@ class Core:
                 self._route(slot)
             elif slot.target is not None and slot.target.id == revision.id:
                 self._take_over(slot)
-        for ticket in list(copy.tickets):
-            self._withdraw(ticket)
-            self._out.append(do.Answer(ticket, revision.id))
+        self._out += [do.Answer(ticket, revision.id) for ticket in self._withdraw_all(copy)]
+        copy.asked = False
         self._unloads_done(copy)
         self.cache.make_room(0)  # it may have turned out larger than predicted
 
@@ -369,17 +378,19 @@ class Core:
         if play.refers_to(revision.id):
             self.failures.record(revision.id, "LOAD_FAILED", event.message, self._now)
         self._note("load_failed", revision, Reason.FAILED, event.message)
-        waiting = {ticket: self.tickets[ticket] for ticket in copy.tickets}
-        for ticket in waiting:
-            self._withdraw(ticket)
+        waiting = self._withdraw_all(copy)
         self._unloads_done(copy)
         self._drop(copy)
-        for slot in list(play.slots.values()):
+        self._go_without(revision, waiting)
+        self._forget_if_idle(revision.model)
+
+    def _go_without(self, revision: Revision, waiting: dict[int, Slot]) -> None:
+        """It cannot be loaded: who waits gets the next best, or is refused for this failure."""
+        for slot in list(self.models[revision.model].slots.values()):
             if slot.active.id == revision.id and slot.fallbacks:
                 self._fall_back(slot)
         for ticket, slot in waiting.items():
-            self._await(ticket, slot)  # for the next best, or refused for this failure
-        self._forget_if_idle(revision.model)
+            self._await(ticket, slot)
 
     # --- leaving --------------------------------------------------------------------------------
 
@@ -409,31 +420,19 @@ class Core:
                 self._out.append(do.Answer(ticket, ""))
         copy.unload_tickets = []
 
-    def _is_protected(self, copy: Copy) -> bool:
-        return self.models[copy.revision.model].must_keep(copy.revision)
-
     # --- time -----------------------------------------------------------------------------------
-
-    def _uses_reported(self, event: on.UsesReported) -> None:
-        for use in event.uses:
-            copy = self.cache.copies.get(use.revision)
-            if copy is not None and copy.state is CopyState.READY:
-                copy.uses += use.count
-                copy.last_used = use.last_used
-                self.cache.eviction.use(use.revision, use.count, use.last_used)
 
     def _memory_measured(self, event: on.MemoryMeasured) -> None:
         self.cache.sizes.correct(self.cache.ledger.bytes[CopyState.READY], event.models_bytes)
         self.cache.make_room(0)
 
-    def _size_remembered(self, event: on.SizeRemembered) -> None:
-        self.cache.sizes.remember(event.artifact_digest, event.size_bytes)
-
     def _ticked(self, event: on.Ticked) -> None:
         for slot in list(self._targets.values()):
-            target = slot.target
+            target, play = slot.target, self.models[slot.name]
             assert target is not None
-            if target.id not in self.cache.copies and self.failures.may_try(target.id, self._now):
+            if target.id in self.cache.copies or play.is_out_of_service(slot):
+                continue
+            if self.failures.may_try(target.id, self._now):
                 self._stage(slot, Reason.RETRY)
         for name in self._pinned:
             self._want_pinned(self.models[name])
@@ -481,6 +480,11 @@ class Core:
         """The ticket waits no longer."""
         slot = self.tickets.pop(ticket)
         self.cache.copies[slot.active.id].tickets.remove(ticket)
+
+    def _withdraw_all(self, copy: Copy) -> dict[int, Slot]:
+        waiting = {ticket: self.tickets.pop(ticket) for ticket in copy.tickets}
+        copy.tickets = []
+        return waiting
 
     def _refuse(
         self, ticket: int, code: str, message: str, retry_after_s: float | None = None

@@ -16,6 +16,7 @@ BASE_BYTES: Final = 32 * 1024  # the objects around even the smallest model
 FIRST_RATIO: Final = 2.0  # memory to files, before a format was measured
 RATIO_LIMITS: Final = (0.25, 50.0)
 LEARNING: Final = 0.2  # weight of the newest measurement
+GROWING: Final = 0.5  # … when copies turn out larger than booked: memory must not run out
 CORRECTION_LIMITS: Final = (0.5, 2.0)
 CORRECTION_FROM_BYTES: Final = 64 * 1024**2  # below, allocators' noise is larger than the models
 
@@ -67,4 +68,5 @@ class Sizes:
             return
         target = grown_bytes / booked_bytes
         target = min(max(target, CORRECTION_LIMITS[0]), CORRECTION_LIMITS[1])
-        self.correction += LEARNING * (target - self.correction)
+        weight = GROWING if target > self.correction else LEARNING
+        self.correction += weight * (target - self.correction)

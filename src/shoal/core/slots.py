@@ -32,6 +32,16 @@ class Slot:
         )
 
 
+def fallbacks(
+    record: ModelRecord, version: int | None, *known: Revision
+) -> tuple[Revision, ...]:
+    """What may answer for `version` (None: the default) while the revision that should cannot be
+    loaded, best first: older versions, then of `known` ones those whose files were not replaced."""
+    older = tuple(reversed(record.revisions[:-1])) if version is None else ()
+    places = {each.uri for each in record.revisions}
+    return (*older, *(each for each in known if each.uri not in places))
+
+
 @dataclass(slots=True)
 class ModelInPlay:
     """out_of_service: versions an operator unloaded; None stands for the whole model.
@@ -52,13 +62,21 @@ class ModelInPlay:
         revision = served(self.record, version)
         if revision is None:
             return None
-        fallbacks = tuple(reversed(self.record.revisions[:-1])) if version is None else ()
-        slot = Slot(self.record.name, version, revision, fallbacks=fallbacks)
+        slot = Slot(self.record.name, version, revision, fallbacks=fallbacks(self.record, version))
         self.slots[version] = slot
         return slot
 
     def is_out_of_service(self, slot: Slot) -> bool:
         return None in self.out_of_service or slot.active.version in self.out_of_service
+
+    def back_in_service(self, version: int | None) -> None:
+        """`version` alone, when the whole model was out of service; None: all of it."""
+        if version is None:
+            self.out_of_service.clear()
+        elif None in self.out_of_service:
+            self.out_of_service = {each.version for each in self.record.revisions} - {version}
+        else:
+            self.out_of_service.discard(version)
 
     def must_keep(self, revision: Revision) -> bool:
         """Pinned copies stay, and so does the last good copy of files that were overwritten by ones

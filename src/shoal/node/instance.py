@@ -34,7 +34,7 @@ from shoal.settings import Settings
 
 TICK_S: Final = 1.0
 FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
-SMALL_BYTES: Final = 1024 * 1024  # smaller copies are closed on the event loop
+SMALL_BYTES: Final = 64 * 1024  # smaller copies are closed on the event loop
 TRIM_EVERY_S: Final = 5.0
 
 
@@ -282,7 +282,7 @@ class Instance:
         if copy.size_bytes < SMALL_BYTES:
             self._loop.call_soon(self._close_now, copy)
             return
-        close = self._loads.submit(copy.model.close)
+        close = self._loads.submit(self._parts.loader.close, copy.model)
         close.add_done_callback(lambda done: self._from_thread(self._closed, copy, done))
 
     def _close_now(self, copy: LiveCopy) -> None:

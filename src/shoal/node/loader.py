@@ -5,7 +5,6 @@ Runs on threads. Must not know the core, nor who wanted the model.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,15 +12,20 @@ from typing import Final
 
 from shoal.domain.errors import ArtifactChanged, InvalidArtifact, ShoalError
 from shoal.domain.model import Revision
-from shoal.node.machine import resident_bytes
+from shoal.node.gate import Gate
+from shoal.node.machine import allocated_bytes, resident_bytes
 from shoal.observability.logs import get_logger
-from shoal.ports import Artifact, LoadedModel, Noted
+from shoal.ports import Artifact, LoadedModel, Noted, Runtime
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.storage.digest import check_content, parts_of
 from shoal.storage.files import stamp
 from shoal.storage.trust import check_trusted
 
 COPY_BYTES: Final = 16 * 1024  # Shoal's own objects around a copy
+# How far the growth of the process is believed beyond a framework's own word: requests that run
+# meanwhile make it grow too.
+BELIEVED: Final = 4
+BELIEVED_BYTES: Final = 256 * 1024
 
 log = get_logger("shoal.node")
 
@@ -50,9 +54,8 @@ class Loader:
         self._trusted_types = trusted_types
         self._framework_threads = framework_threads
         self._verified: dict[str, object] = {}  # stamps of files whose digest was checked
-        self._known_formats: set[str] = set()
-        self._lock = threading.Lock()
-        self._running = 0
+        self._tells: dict[str, bool] = {}  # formats loaded before: do they know their sizes?
+        self._gate = Gate()
 
     def load(self, revision: Revision) -> Loaded:
         """Blocking. Raises ArtifactError, and InvalidArtifact for whatever a framework raises."""
@@ -66,31 +69,40 @@ class Loader:
             inputs=revision.inputs, outputs=revision.outputs, options=revision.options,
             threads=self._framework_threads, trusted_types=self._trusted_types,
         )
-        with self._lock:
-            self._running += 1
-            alone = self._running == 1
-        before = resident_bytes()
+        # What only the growth of the process can tell the size of is loaded alone.
+        with self._gate.pass_through(alone=not self._tells.get(revision.format)) as was_alone:
+            model, grown, resident = self._load(runtime, artifact)
+            alone = was_alone()
+        if stamp(*parts_of(path)) != self._verified.get(revision.id):
+            model.close()
+            raise ArtifactChanged(f"{path} changed while it was loaded")
+        size_bytes, framework_bytes = self._measure(
+            revision, model, grown if alone else None, resident
+        )
+        notes = model.notes if isinstance(model, Noted) else ()
+        return Loaded(model, size_bytes, framework_bytes, perf_counter() - started, notes)
+
+    def _load(self, runtime: Runtime, artifact: Artifact) -> tuple[LoadedModel, int, int]:
+        """The model; what was allocated meanwhile; what the process grew by."""
+        allocated, resident = allocated_bytes(), resident_bytes()
         try:
             model = runtime.load(artifact)
         except ShoalError:
             raise
         except Exception as error:
-            log.debug("load failed", model=revision.model, exc_info=True)
+            log.debug("load failed", model=artifact.model, exc_info=True)
             raise InvalidArtifact(
-                f"{path}: its framework ({revision.format}) cannot load it: "
+                f"{artifact.path}: its framework ({artifact.format}) cannot load it: "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             ) from error
-        finally:
-            with self._lock:
-                alone = alone and self._running == 1
-                self._running -= 1
-        grown = max(resident_bytes() - before, 0)
-        if stamp(*parts_of(path)) != self._verified.get(revision.id):
+        grown = max(allocated_bytes() - allocated, 0)
+        return model, grown, max(resident_bytes() - resident, 0)
+
+    def close(self, model: LoadedModel) -> None:
+        """Blocking. Not while a load is measured by what the process grows by: it would seem to
+        need so much less."""
+        with self._gate.pass_through(alone=False):
             model.close()
-            raise ArtifactChanged(f"{path} changed while it was loaded")
-        size_bytes, framework_bytes = self._measure(revision, model, grown if alone else None)
-        notes = model.notes if isinstance(model, Noted) else ()
-        return Loaded(model, size_bytes, framework_bytes, perf_counter() - started, notes)
 
     def forget(self, revision: str) -> None:
         self._verified.pop(revision, None)
@@ -105,16 +117,19 @@ class Loader:
         self._verified[revision.id] = found
 
     def _measure(
-        self, revision: Revision, model: LoadedModel, grown: int | None
+        self, revision: Revision, model: LoadedModel, grown: int | None, resident: int
     ) -> tuple[int, int]:
-        """Bytes of the model and of its framework. The framework's own word goes first: growth of
-        the process is blurred by everything else that it does."""
+        """Bytes of the model and of its framework's code, which comes with the first of a format.
+
+        Frameworks tell the size of their weights; what is allocated beside them counts as well.
+        """
         told = model.size_bytes()
-        first = revision.format not in self._known_formats
-        self._known_formats.add(revision.format)
-        if told is not None:
-            size = max(told, 0) + COPY_BYTES
-            return size, max((grown or 0) - size, 0) if first else 0
-        if grown is None or first:
-            return revision.files_bytes + COPY_BYTES, 0
-        return max(grown, revision.files_bytes) + COPY_BYTES, 0
+        first = revision.format not in self._tells
+        self._tells[revision.format] = told is not None
+        if first:
+            size = max(told if told is not None else revision.files_bytes, 0) + COPY_BYTES
+            return size, max(resident - size, 0)
+        if told is None:
+            return (revision.files_bytes if grown is None else grown) + COPY_BYTES, 0
+        believed = min(grown or 0, told * BELIEVED + BELIEVED_BYTES)
+        return max(told, believed) + COPY_BYTES, 0

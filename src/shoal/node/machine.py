@@ -10,6 +10,8 @@ import contextlib
 import ctypes
 import math
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,11 @@ import psutil
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+_M_MMAP_THRESHOLD: Final = -3  # numbers of malloc.h
+_M_ARENA_MAX: Final = -8
+_MAPPED_FROM_BYTES: Final = 128 * 1024  # glibc's own first value; setting it keeps it there
+_ARENAS: Final = 2
 
 
 def usable_memory_bytes(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
@@ -41,6 +48,52 @@ def resident_bytes() -> int:
     """Memory of this process that lies in RAM."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's `struct mallinfo2` (mallinfo(3)); the sums are over all arenas."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                     "uordblks", "fordblks", "keepcost")
+    )
+
+
+def _find_mallinfo() -> Callable[[], _Mallinfo] | None:
+    try:
+        function = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):  # another C library, or glibc before 2.33
+        return None
+    function.restype = _Mallinfo
+    found: Callable[[], _Mallinfo] = function
+    return found
+
+
+_mallinfo = _find_mallinfo()
+_BLOCK_BYTES: Final = 64  # a usual Python object; they have memory of their own beside malloc's
+
+
+def allocated_bytes() -> int:
+    """Memory that is in use inside this process, as its allocators count it: unlike
+    `resident_bytes` it grows when freed memory is used again. Without glibc's word, the latter."""
+    if _mallinfo is None:
+        return resident_bytes()
+    info = _mallinfo()
+    return int(info.uordblks + info.hblkhd) + sys.getallocatedblocks() * _BLOCK_BYTES
+
+
+def tune_allocator() -> None:
+    """Make glibc give memory back when models leave: to be called before the first is loaded.
+
+    By default the limit above which an allocation is mapped alone, and so returned when it is
+    freed, grows with what was freed (mallopt(3), M_MMAP_THRESHOLD), and each thread fragments an
+    arena of its own. With other C libraries nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def trim_heap() -> None:

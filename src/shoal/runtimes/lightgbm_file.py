@@ -13,10 +13,9 @@ from typing import Final
 
 import numpy as np
 
-HEADER_KEYS: Final = (b"num_class", b"num_tree_per_iteration", b"max_feature_idx",
+_HEADER_KEYS: Final = (b"num_class", b"num_tree_per_iteration", b"max_feature_idx",
                       b"feature_names", b"feature_infos")
-_HEADER_PARAMETER: Final = re.compile(rb"\[\w+: .*\]")
-_NUMBERS: Final = (b"num_class", b"num_tree_per_iteration", b"label_index")
+_HEADER_NUMBERS: Final = (b"num_class", b"num_tree_per_iteration", b"label_index")
 _END: Final = b"end of trees"
 _PER_SPLIT: Final = (b"split_feature", b"split_gain", b"threshold", b"decision_type",
                      b"left_child", b"right_child", b"internal_value", b"internal_weight",
@@ -35,7 +34,7 @@ def problem_of(data: bytes) -> str | None:
         return "it does not begin with 'tree'"
     head, gap, _ = data.partition(b"\n\n")
     header = _pairs(head)
-    missing = next((key for key in HEADER_KEYS if key not in header), None)
+    missing = next((key for key in _HEADER_KEYS if key not in header), None)
     if not gap or missing is not None:
         return f"its header is cut off (no {(missing or b'end').decode()})"
     try:

@@ -68,7 +68,7 @@ class PythonRuntime:
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """A file `model.py`, or a folder that holds one."""
-        return path.name == FILE if path.suffix else (path / FILE).is_file()
+        return path.name == FILE or (path / FILE).is_file()
 
     def runs_code(self, path: Path) -> bool:
         return True

@@ -88,14 +88,15 @@ class _TorchModel:
         self._torch = torch
         self._module = module
         self._model = artifact.model
+        self._declared = bool(artifact.inputs)
         self._inputs = tuple(
             bound if certain else replace(bound, own_type=None)
             for bound, certain in zip(bind_inputs(artifact, read.inputs), read.certain, strict=True)
         )
-        known = self._tried() or tuple(
+        known = self._tried(read) or tuple(
             TensorSpec(name, read.inputs[0].datatype, (-1,)) for name in read.outputs
         )
-        self._outputs = bind_outputs(artifact, known or _unnamed(artifact))
+        self._outputs = bind_outputs(artifact, known or _undescribed(artifact, read))
         self._promised = bool(artifact.outputs)
         self._size = sum(
             tensor.numel() * tensor.element_size()
@@ -167,11 +168,13 @@ class _TorchModel:
         array: NDArray[np.generic] = part.numpy()
         return array
 
-    def _tried(self) -> tuple[TensorSpec, ...]:
+    def _tried(self, read: Read) -> tuple[TensorSpec, ...]:
         """The outputs as one row of zeros makes them, where all inputs are known but for the batch:
         the graph has neither datatypes nor shapes. It also spares the first request PyTorch's
         profiling. Empty when it is not possible."""
         specs = [bound.shown for bound in self._inputs]
+        if not (self._declared or all(read.certain)) or not (read.outputs or read.keyed):
+            return ()
         if any(-1 in spec.shape[1:] or spec.datatype == "BYTES" for spec in specs):
             return ()
         rows = {
@@ -203,13 +206,15 @@ def _open(torch: ModuleType, artifact: Artifact) -> Any:
         raise unreadable(artifact, reason, way_out) from error
 
 
-def _unnamed(artifact: Artifact) -> tuple[TensorSpec, ...]:
+def _undescribed(artifact: Artifact, read: Read) -> tuple[TensorSpec, ...]:
     """Where the graph does not fix how many outputs there are, the declaration does."""
     if not artifact.outputs:
         raise InvalidSpecification(
             f"model {artifact.model!r}: the graph of {artifact.path.name} does not say which "
             "outputs it has; declare them in a model.yaml beside it, in their order"
         )
+    if read.keyed:
+        return artifact.outputs
     count = len(artifact.outputs)
     return tuple(
         TensorSpec(output_name(index, count), spec.datatype, spec.shape)

@@ -32,11 +32,12 @@ _FLATTEN: Final = frozenset(("aten::flatten", "aten::reshape", "aten::view"))
 class Read:
     """inputs: the tensors of `forward` that have no default. certain: by input, whether datatype
     and shape were found; else they are guesses. outputs: names of the answer's parts in order;
-    empty when the graph does not fix them."""
+    empty when the graph does not fix them. keyed: the answer is a dictionary."""
 
     inputs: tuple[TensorSpec, ...]
     certain: tuple[bool, ...]
     outputs: tuple[str, ...]
+    keyed: bool
 
 
 class Unsupported(Exception):
@@ -64,20 +65,25 @@ def read_graph(module: Module) -> Read:
         inputs.append(TensorSpec(argument.name, datatype, shape))
     if not inputs:
         raise Unsupported("its forward takes no tensor")
-    return Read(tuple(inputs), tuple(certain), _output_names(schema, graph))
+    answer = str(schema.returns[0].type)
+    return Read(
+        tuple(inputs), tuple(certain), _output_names(answer, graph), answer.startswith("Dict[str,")
+    )
 
 
-def _output_names(schema: Any, graph: Any) -> tuple[str, ...]:
-    kind = str(schema.returns[0].type)
+def _output_names(kind: str, graph: Any) -> tuple[str, ...]:
     if kind == "Tensor":
         return (output_name(0, 1),)
-    result = next(iter(graph.outputs())).node()
+    value = next(iter(graph.outputs()))
+    if len(value.uses()) > 1:  # something is still put into it
+        return ()
+    result = value.node()
     parts = list(result.inputs())
-    if result.kind() in ("prim::TupleConstruct", "prim::ListConstruct") and all(
+    if result.kind() in ("prim::TupleConstruct", "prim::ListConstruct") and parts and all(
         str(part.type()) == "Tensor" for part in parts
     ):
         return tuple(output_name(index, len(parts)) for index in range(len(parts)))
-    if kind == "Dict[str, Tensor]" and result.kind() == "prim::DictConstruct":
+    if result.kind() == "prim::DictConstruct":
         keys = [part.node().s("value") for part in parts[::2] if _is_text(part.node())]
         return tuple(keys) if len(keys) * 2 == len(parts) else ()
     return ()

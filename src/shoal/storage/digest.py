@@ -55,7 +55,7 @@ def read_content(path: Path, *, go_on: Callable[[], None] = lambda: None) -> Con
         files = _named(parts)
         if not files:
             raise ArtifactMissing(f"{readable_name(path)} holds no files; put the artifact there")
-        digests = [(file, _sha256(file.path, go_on)) for file in files]
+        digests = [(file, _sha256(file, go_on)) for file in files]
     except OSError as error:
         if before != stamp(*parts):
             raise _changed(path) from error
@@ -113,12 +113,16 @@ def _named(parts: list[Path]) -> list[File]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _sha256(path: str, go_on: Callable[[], None]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as source:
-        while chunk := source.read(_CHUNK_BYTES):
+def _sha256(file: File, go_on: Callable[[], None]) -> str:
+    """Ends also where the file grows faster than it is read."""
+    digest, left = hashlib.sha256(), file.info.st_size
+    with open(file.path, "rb", buffering=0) as source:
+        while left >= 0 and (chunk := source.read(_CHUNK_BYTES)):
+            left -= len(chunk)
             digest.update(chunk)
             go_on()
+    if left < 0:
+        raise _changed(Path(file.path))
     return digest.hexdigest()
 
 

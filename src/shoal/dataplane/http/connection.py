@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
                 self._resume_reading(now)
             if queue:
                 self.deadline = inf
-            elif out or self.deadline == inf:
+            elif turn < self._max_pipelined or self.deadline == inf:  # not for a mere line break
                 self.deadline = now + self._idle_timeout_s
 
     def _begin(self, request: Request, awaitable: Awaitable[Response]) -> None:

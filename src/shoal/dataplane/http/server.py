@@ -47,19 +47,23 @@ class Server:
         self._on_error = on_error
         self._server: asyncio.Server | None = None
         self._shared: Shared | None = None
+        self._address: tuple[str, int] | None = None
 
     async def start(self) -> None:
         """Raises InvalidSpecification when the address cannot be listened on."""
         loop = asyncio.get_running_loop()
         shared = Shared(self._handler, self._settings, self._on_error, loop)
         listen = self._listen
+        tls = listen.ssl_context
+        handshake_s = (self._settings.read_timeout_s or None) if tls is not None else None
         try:
             if listen.sock is not None:
                 self._server = await loop.create_server(
                     lambda: Connection(shared),
                     sock=listen.sock,
                     backlog=listen.backlog,
-                    ssl=listen.ssl_context,
+                    ssl=tls,
+                    ssl_handshake_timeout=handshake_s,
                 )
             else:
                 self._server = await loop.create_server(
@@ -68,7 +72,8 @@ class Server:
                     listen.port,
                     backlog=listen.backlog,
                     reuse_port=listen.reuse_port,
-                    ssl=listen.ssl_context,
+                    ssl=tls,
+                    ssl_handshake_timeout=handshake_s,
                 )
         except OSError as error:
             raise InvalidSpecification(
@@ -76,13 +81,13 @@ class Server:
                 f"{error.strerror or error}; choose another host or http.port"
             ) from error
         self._shared = shared
+        self._address = self._server.sockets[0].getsockname()[:2]
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port, of the first address when the host has several."""
-        assert self._server is not None, "the server has not started"
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        assert self._address is not None, "the server has not started"
+        return self._address
 
     @property
     def connections(self) -> int:
