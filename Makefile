@@ -25,7 +25,7 @@ demo: $(VENV)/.with-frameworks
 	@KEEP=$(KEEP) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.with-tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.with-tests
 	$(BIN)/ruff check .

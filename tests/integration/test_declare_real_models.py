@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.storage_fakes import HeldClock, put
 
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import ModelRecord, ModelSpec
@@ -14,7 +15,6 @@ from shoal.runtimes.registry import RuntimeRegistry
 from shoal.storage.declare import declare
 from shoal.storage.folder import Declared, ModelFolder
 from shoal.storage.formats import FormatFinder
-from tests.storage_fakes import HeldClock, put
 
 TABLE = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]] * 10)
 CLASSES = np.array([0, 1, 1, 0] * 10)

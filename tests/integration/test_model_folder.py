@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.storage_fakes import HeldClock, SuffixFinder, put
 
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import ModelRecord
 from shoal.storage.folder import Declared, FolderChange, ModelFolder, Problem, Removed
-from tests.storage_fakes import HeldClock, SuffixFinder, put
 
 SETTLE_S = 1.0
 
@@ -65,6 +65,11 @@ def only_problem(changes: list[FolderChange]) -> Problem:
     return change
 
 
+def unmount(folder: Path) -> Path:
+    """Where it went."""
+    return folder.rename(folder.with_name("away"))
+
+
 # --- the start ----------------------------------------------------------------------------------
 
 
@@ -73,7 +78,7 @@ async def test_the_first_scan_declares_old_files_at_once(
     put(models / "iris.joblib")
     put(models / "wine/model.onnx")
     before_s = clock.now_s
-    assert names(await folder.first_scan()) == ["iris", "wine"]
+    assert set(names(await folder.first_scan())) == {"iris", "wine"}
     assert clock.now_s == before_s
 
 
@@ -374,6 +379,23 @@ async def test_the_end_of_a_clash_ends_the_problem(
     assert only_record(await settled(folder, clock)).problem is None
 
 
+async def test_a_disk_that_fails_for_a_moment_is_tried_again(
+        models: Path, clock: HeldClock) -> None:
+    class FailingOnce(SuffixFinder):
+        failed = False
+
+        def recognise(self, path: Path) -> str | None:
+            if not self.failed and path.suffix:
+                self.failed = True
+                raise OSError(5, "Input/output error", str(path))
+            return super().recognise(path)
+
+    put(models / "iris.joblib")
+    folder = ModelFolder(models, FailingOnce(), settle_s=SETTLE_S, poll_s=30.0, clock=clock)
+    assert "Input/output error" in only_problem(await folder.scan()).message
+    assert names(await settled(folder, clock)) == ["iris"]
+
+
 async def test_an_artifact_that_is_missing_elsewhere_is_looked_for_again(
         models: Path, folder: ModelFolder, tmp_path: Path, clock: HeldClock) -> None:
     put(models / "iris.yaml", f"uri: {tmp_path / 'later.joblib'}")
@@ -390,7 +412,7 @@ async def test_models_are_kept_while_the_folder_is_away(
         models: Path, folder: ModelFolder, clock: HeldClock) -> None:
     put(models / "iris.joblib")
     await folder.first_scan()
-    away = models.rename(models.with_name("away"))
+    away = unmount(models)
     problem = only_problem(await folder.scan())
     assert problem.name is None
     assert "models does not exist" in problem.message
@@ -406,8 +428,8 @@ async def test_a_mount_point_left_empty_keeps_the_models(
         models: Path, folder: ModelFolder, clock: HeldClock) -> None:
     put(models / "iris.joblib")
     await folder.first_scan()
-    models.rename(models.with_name("away"))
-    models.mkdir()
+    unmount(models)
+    os.mkdir(models)
     assert "replaced by an empty folder" in only_problem(await folder.scan()).message
     put(models / "wine.joblib")
     changes = await settled(folder, clock)
@@ -500,9 +522,8 @@ async def test_a_watched_file_may_be_replaced(tmp_path: Path) -> None:
 
 async def test_polls_find_changes_when_there_are_no_notices(
         models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(*_: object, **__: object) -> AsyncIterator[None]:
+    def refuse(*_: object, **__: object) -> AsyncIterator[None]:
         raise OSError("OS file watch limit reached")
-        yield
 
     monkeypatch.setattr("watchfiles.awatch", refuse)
     async with watching(models, poll_s=0.05) as told:
@@ -517,7 +538,7 @@ async def test_a_folder_that_went_away_is_watched_again_when_it_is_back(models: 
     put(models / "iris.joblib")
     async with watching(models, poll_s=0.2) as told:
         await told.until(declares("iris"))
-        away = models.rename(models.with_name("away"))
+        away = unmount(models)
         await told.until(lambda change: isinstance(change, Problem) and change.name is None)
         away.rename(models)
         put(models / "wine.joblib")

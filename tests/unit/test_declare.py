@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.storage_fakes import SuffixFinder, put
 
 from shoal.domain.errors import (
     ArtifactChanged,
@@ -19,7 +20,6 @@ from shoal.domain.signature import TensorSpec
 from shoal.storage.declare import Sources, declare, declare_found
 from shoal.storage.digest import Content
 from shoal.storage.layout import look
-from tests.storage_fakes import SuffixFinder, put
 
 FINDER = SuffixFinder()
 
@@ -149,7 +149,7 @@ def test_a_missing_artifact_names_model_and_path(tmp_path: Path) -> None:
 
 
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownFormat, match="model 'iris': .*data.csv is of no known format"):
+    with pytest.raises(UnknownFormat, match=r"model 'iris': .*data\.csv is of no known format"):
         declared(put(tmp_path / "data.csv"))
 
 
@@ -164,7 +164,7 @@ def test_a_remote_uri_is_refused() -> None:
 
 
 def test_a_name_that_cannot_stand_in_a_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSpecification, match="^model name 'a b' is not valid"):
+    with pytest.raises(InvalidSpecification, match=r"^model name 'a b' is not valid"):
         declared(tmp_path, name="a b")
 
 

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.storage_fakes import put
 
 from shoal.domain.errors import ArtifactChanged, ArtifactMissing, InvalidSpecification
 from shoal.storage import files
 from shoal.storage.digest import Content, ContentMemory, check_content, read_content
 from shoal.storage.files import stamp
-from tests.storage_fakes import put
 
 
 def digest(path: Path) -> str:
@@ -127,11 +127,21 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
         read_content(path, go_on=lambda: _append(path))
 
 
+def test_a_file_that_is_overwritten_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "model.joblib", b"1")
+    with pytest.raises(ArtifactChanged, match="changed while it was read"):
+        read_content(path, go_on=lambda: _overwrite(path))
+
+
 def test_a_file_that_vanishes_while_it_is_read_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "m/a")
     put(tmp_path / "m/b")
     with pytest.raises(ArtifactChanged, match="changed while it was read"):
         read_content(tmp_path / "m", go_on=lambda: (tmp_path / "m/b").unlink(missing_ok=True))
+
+
+def _overwrite(path: Path) -> None:
+    put(path, b"2")
 
 
 def _append(path: Path) -> None:

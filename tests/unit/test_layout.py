@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.storage_fakes import SuffixFinder, put
 
 from shoal.domain.errors import ArtifactMissing, InvalidSpecification, UnknownFormat
 from shoal.storage.artifact import MAX_ENTRIES, Found, find_artifact
 from shoal.storage.layout import Layout, is_model, look, spec_for_child
-from tests.storage_fakes import SuffixFinder, put
 
 FINDER = SuffixFinder()
 
@@ -23,8 +23,9 @@ def found(path: Path, wanted: str | None = None) -> Found:
     """Of the model's only version."""
     layout = at(path)
     (place,) = layout.versions.values()
-    spec = layout.described.spec if layout.described else None
-    return find_artifact(place, FINDER, wanted or (spec and spec.format), layout.described)
+    if wanted is None and layout.described:
+        wanted = layout.described.spec.format
+    return find_artifact(place, FINDER, wanted, layout.described)
 
 
 def refusal(path: Path, wanted: str | None = None) -> str:

@@ -84,6 +84,7 @@ def test_what_changed_while_it_was_read_waits_anew() -> None:
     settling.see("a", b"1", 10.0, still=True)
     settling.take("a")
     settling.wait("a", 10.0)
+    assert settling.waiting() == {"a"}
     settling.see("a", b"1", 10.5)
     assert settling.due(11.0) == []
     assert settling.due(11.5) == ["a"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.storage_fakes import put
 
 from shoal.domain.errors import ArtifactMissing, NotTrusted
 from shoal.storage.trust import check_trusted
-from tests.storage_fakes import put
 
 
 def check(path: Path, *locations: Path | str) -> None:

@@ -28,7 +28,8 @@ class Urgency(enum.IntEnum):
 class Copy:
     """size_bytes: occupied in the budget: reserved while loading, measured when ready.
     tickets: requests that wait for it to be ready. wanted_again: a request came while it was
-    leaving. asked: somebody wants it in memory, whether a request waits or not. orphan: nothing refers to it any more; it leaves as soon as it is loaded."""
+    leaving. asked: somebody wants it in memory, whether a request waits or not. orphan: nothing
+    refers to it any more; it leaves as soon as it is loaded."""
 
     revision: Revision
     state: CopyState

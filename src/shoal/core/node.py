@@ -58,8 +58,7 @@ class Core:
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
         """Everything that follows from `event`, in the order it must be done. `now`: seconds on any
         clock that never goes back."""
-        self._now = now
-        self._out = []
+        self._now, self._out = now, []
         self._handlers[type(event)](event)
         self._start_loads()
         return self._out
@@ -348,7 +347,7 @@ class Core:
         revision = copy.revision
         self.cache.finish(copy, event.size_bytes, event.load_s, self._now)
         self.failures.forget(revision.id)
-        if (too_large := self.cache.too_large(revision)) is not None:
+        if too_large := self.cache.too_large(revision):
             self.failures.record(revision.id, "TOO_LARGE", too_large, self._now)
             self._note("load_refused", revision, Reason.TOO_LARGE, too_large)
             waiting = self._withdraw_all(copy)
@@ -356,8 +355,7 @@ class Core:
             self._go_without(revision, waiting)
             return
         if copy.orphan:
-            removed = self.models[revision.model].removed
-            other = Reason.REMOVED if removed else Reason.REPLACED
+            other = Reason.REMOVED if self.models[revision.model].removed else Reason.REPLACED
             self._unload(copy, Reason.UNLOADED if copy.unload_tickets else other)
             return
         for slot in list(self.models[revision.model].slots.values()):
@@ -408,8 +406,9 @@ class Core:
         self._drop(copy)
         if copy.wanted_again:
             urgency = Urgency.REQUEST if copy.tickets else Urgency.WANTED
-            fresh = self._enqueue(copy.revision, urgency, Reason.REQUESTED)
-            fresh.tickets = copy.tickets
+            reason = Reason.ASKED if copy.asked else Reason.REQUESTED
+            fresh = self._enqueue(copy.revision, urgency, reason)
+            fresh.tickets, fresh.asked = copy.tickets, copy.asked
         self._forget_if_idle(copy.revision.model)
 
     def _unloads_done(self, copy: Copy) -> None:

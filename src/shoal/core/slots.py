@@ -74,7 +74,8 @@ class ModelInPlay:
         if version is None:
             self.out_of_service.clear()
         elif None in self.out_of_service:
-            self.out_of_service = {each.version for each in self.record.revisions} - {version}
+            others = (each.version for each in self.record.revisions)
+            self.out_of_service = {each for each in others if each != version}
         else:
             self.out_of_service.discard(version)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from shoal.codecs.errors import http_status
 from shoal.codecs.message import InferRequest, InferResponse
@@ -26,6 +26,9 @@ from shoal.observability.metrics import ModelMetrics
 if TYPE_CHECKING:
     from shoal.ports import Arrays
 
+    # A request, its tensors as the model takes them, and the outputs that are wanted.
+    _Decoded: TypeAlias = tuple[InferRequest, Arrays, tuple[str, ...]]
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,17 +39,21 @@ log = get_logger("shoal.requests")
 
 class Call(Protocol[T_co]):
     """One inference as its protocol sees it. protocol: `v1`, `v2`, …, for metrics. size_bytes: of
-    the body, by which the cost of a call is judged. started: `perf_counter` at its arrival."""
+    the decompressed body once it is decoded, by which the cost of a call is judged. started:
+    `perf_counter` at its arrival."""
 
     protocol: str
     name: str
     version: int | None
     size_bytes: int
     started: float
-    request_id: str | None
+
+    @property
+    def request_id(self) -> str:
+        """By which clients and operators tell it from others."""
 
     def decode(self, signature: Signature) -> InferRequest:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest, DeadlineExceeded."""
 
     def encode(self, response: InferResponse, request: InferRequest) -> T_co:
         """Raises InvalidRequest for what the protocol cannot carry."""
@@ -54,7 +61,7 @@ class Call(Protocol[T_co]):
     def refuse(self, error: ShoalError) -> T_co: ...
 
     def timeout_s(self, default_s: float) -> float:
-        """What the client allows the whole to take."""
+        """What the client allows the whole to take. Raises InvalidRequest, DeadlineExceeded."""
 
 
 class Plan:
@@ -91,11 +98,9 @@ class Inference:
             request = call.decode(plan.signature)
             arrays = plan.check.arrays(request)
             wanted = plan.check.outputs(request)
-            if not copy.may_run_inline(call.size_bytes):
-                decoded_at = perf_counter()
-                copy.retain()
-                return self._threaded(call, copy, (request, arrays, wanted), decoded_at)
             decoded_at = perf_counter()
+            if not copy.may_run_inline(call.size_bytes):
+                return self._warm(call, copy, (request, arrays, wanted), decoded_at)
             prediction = copy.predict_inline(arrays, request.parameters, wanted)
             return self._finish(call, plan, (request, wanted, decoded_at), prediction, 0.0)
         except ShoalError as error:
@@ -139,32 +144,51 @@ class Inference:
 
     # --- the asynchronous way -------------------------------------------------------------------
 
+    async def _warm(
+        self, call: Call[T], copy: LiveCopy, decoded: _Decoded, decoded_at: float
+    ) -> T:
+        """Run a call that is too long for the event loop.
+
+        The copy is retained only now: whoever is cancelled before the first step would never
+        release it. So it may have left meanwhile.
+        """
+        if self._instance.find(call.name, call.version) is not copy:
+            return await self._cold(call)
+        copy.retain()
+        try:
+            return await self._threaded(call, copy, decoded, decoded_at)
+        finally:
+            copy.release()
+
     async def _cold(self, call: Call[T]) -> T:
         """Wait for the copy, then go on as usual."""
-        timeout_s = call.timeout_s(self._timeout_s)
         try:
+            timeout_s = call.timeout_s(self._timeout_s)
             copy = await self._instance.acquire(call.name, call.version, timeout_s)
         except ShoalError as error:
             return self._fail(call, None, error)
+        try:
+            return await self._loaded(call, copy)
+        finally:
+            copy.release()
+
+    async def _loaded(self, call: Call[T], copy: LiveCopy) -> T:
         load_s = perf_counter() - call.started
         self._activity.cold += 1
         self._activity.cold_latency.observe(load_s, call.started + load_s)
         plan = self.plan(copy)
         try:
             request = call.decode(plan.signature)
-            arrays = plan.check.arrays(request)
-            wanted = plan.check.outputs(request)
+            decoded = request, plan.check.arrays(request), plan.check.outputs(request)
         except ShoalError as error:
-            copy.release()
             return self._fail(call, plan, error)
-        return await self._threaded(call, copy, (request, arrays, wanted), perf_counter(), load_s)
+        return await self._threaded(call, copy, decoded, perf_counter(), load_s)
 
     async def _threaded(
-        self, call: Call[T], copy: LiveCopy,
-        decoded: tuple[InferRequest, Arrays, tuple[str, ...]], decoded_at: float,
+        self, call: Call[T], copy: LiveCopy, decoded: _Decoded, decoded_at: float,
         load_s: float = 0.0,
     ) -> T:
-        """Run on a thread; `copy` is retained and is released here."""
+        """Run on a thread; `copy` is retained."""
         request, arrays, wanted = decoded
         plan = self.plan(copy)
         allowed_s = call.timeout_s(self._timeout_s)
@@ -182,8 +206,6 @@ class Inference:
             return self._fail(call, plan, error)
         except ShoalError as error:
             return self._fail(call, plan, error)
-        finally:
-            copy.release()
 
     # --- ends -----------------------------------------------------------------------------------
 
@@ -225,7 +247,7 @@ class Inference:
             plan.metrics.request(call.protocol, code, took_s)
             plan.statistics.fail.add(took_s)
             if isinstance(error, ModelFailed):
-                self._report(plan, error)
+                self._report(call, plan, error)
         elif call.name in self._instance.replica:
             metrics.model(call.name).request(call.protocol, code, took_s)
         else:
@@ -234,12 +256,15 @@ class Inference:
             self._log(call, code, took_s, error.message)
         return call.refuse(error)
 
-    def _report(self, plan: Plan, error: ModelFailed) -> None:
+    def _report(self, call: Call[T], plan: Plan, error: ModelFailed) -> None:
         now = perf_counter()
         if now - plan.statistics.reported_at > REPORT_FAILURES_EVERY_S:
             plan.statistics.reported_at = now
             self._instance.journal.note("model_raised", error.message, model=plan.model)
-            log.debug("model raised", model=plan.model, exc_info=error.__cause__)
+            log.debug(
+                "model raised", model=plan.model, request_id=call.request_id,
+                exc_info=error.__cause__,
+            )
 
     def _log(self, call: Call[T], code: str, took_s: float, problem: str | None = None) -> None:
         log.info(

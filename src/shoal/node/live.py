@@ -90,7 +90,7 @@ class LiveCopy:
             answer = self.model.predict(inputs, parameters, outputs)
         except ShoalError:
             raise
-        except Exception as error:
+        except BaseException as error:  # its SystemExit must not end the server
             raise self._failed(error) from error
         finally:
             ended = perf_counter()
@@ -141,7 +141,7 @@ class LiveCopy:
             answer = self.model.predict(inputs, parameters, outputs)
         except ShoalError:
             raise
-        except Exception as error:
+        except BaseException as error:  # its SystemExit must not end the server
             raise self._failed(error) from error
         return answer, perf_counter() - started
 
@@ -153,7 +153,7 @@ class LiveCopy:
             self.busy_s += call.result()[1]
         self.release()
 
-    def _failed(self, error: Exception) -> ModelFailed:
+    def _failed(self, error: BaseException) -> ModelFailed:
         first_line = (str(error).strip().splitlines() or [""])[0][:300]
         return ModelFailed(
             f"model {self.revision.model!r} failed: {type(error).__name__}: {first_line}"

@@ -106,7 +106,7 @@ class ModelFolder:
         Raises InvalidSpecification when the folder cannot be looked at.
         """
         changes = await self.scan()
-        due_s = self._settling.next_due()
+        due_s = self._settling.last_due()
         if due_s is not None:
             await self._sleep(max(0.0, due_s - self._clock.monotonic()))
             changes += await self.scan()
@@ -209,7 +209,7 @@ class ModelFolder:
             async for outcomes in turns:
                 fresh = {outcome.entry: outcome for outcome in outcomes}
                 touched = {name for outcome in outcomes for name in self._note(outcome)}
-                left -= touched  # renamed rather than removed
+                left -= touched  # another entry has the name now, and it is told here
                 for name in sorted(touched):
                     if (change := await self._news(name, fresh)) is not None:
                         yield change

@@ -41,6 +41,11 @@ class Settling:
         starts = [since for _, since in self._waiting.values()]
         return min(starts) + self._settle_s if starts else None
 
+    def last_due(self) -> float | None:
+        """When all that waits will have been still for long enough; None when nothing waits."""
+        starts = [since for _, since in self._waiting.values()]
+        return max(starts) + self._settle_s if starts else None
+
     def take(self, key: str) -> bool:
         """The state that waits is about to be read: is there something to read?"""
         signature, _ = self._waiting.pop(key)

@@ -9,21 +9,19 @@ from shoal.codecs import v1, v2
 from shoal.codecs.message import InferRequest, InferResponse
 from shoal.dataplane.http import responses
 from shoal.dataplane.http.message import Request, Response
-from shoal.domain.errors import InvalidRequest, ShoalError
+from shoal.domain.errors import DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.domain.signature import Signature
 
 TIMEOUT: Final = b"shoal-timeout-ms"
 """The request header that says how long the whole may take, in milliseconds."""
 
-# Headers that ask for work on the response; most requests carry neither.
-_FINISHED_BY: Final = (b"accept-encoding", responses.REQUEST_ID)
+LONGEST_TIMEOUT_S: Final = 86_400.0  # a day; beyond, timers overflow
 
 
 class HttpCall:
-    """What both protocols have in common."""
+    """What both protocols have in common. Responses are yet to be finished (`responses.finish`)."""
 
-    __slots__ = ("_http", "_max_body_bytes", "name", "request_id", "size_bytes", "started",
-                 "version")
+    __slots__ = ("_http", "_max_body_bytes", "name", "size_bytes", "started", "version")
     protocol = ""
 
     def __init__(
@@ -35,25 +33,22 @@ class HttpCall:
         self.size_bytes = len(http.body)
         self._http = http
         self._max_body_bytes = max_body_bytes
-        self.request_id: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        return responses.request_id(self._http)
 
     def body(self) -> bytes:
-        return responses.read_body(self._http, self._max_body_bytes)
+        """Decompressed."""
+        body = responses.read_body(self._http, self._max_body_bytes)
+        self.size_bytes = len(body)
+        return body
 
     def refuse(self, error: ShoalError) -> Response:
-        return responses.finish(self._http, responses.error_response(error))
-
-    def done(self, response: Response) -> Response:
-        headers = self._http.headers
-        if _FINISHED_BY[0] in headers or _FINISHED_BY[1] in headers:
-            return responses.finish(self._http, response)
-        return response
+        return responses.error_response(error)
 
     def timeout_s(self, default_s: float) -> float:
-        """The client's wish when it is shorter. What is no number is ignored: a deadline that
-        cannot be read must not fail a request that could be answered."""
-        given = self._http.headers.get(TIMEOUT, b"")
-        return min(int(given) / 1e3, default_s) if given.isdigit() else default_s
+        return timeout_s(self._http, default_s)
 
 
 class V2Call(HttpCall):
@@ -64,18 +59,20 @@ class V2Call(HttpCall):
 
     def decode(self, signature: Signature) -> InferRequest:
         http = self._http
-        if b"content-encoding" in http.headers:
-            return v2.decode_request(self.body(), responses.json_length(http))
-        if b"inference-header-content-length" in http.headers:
-            return v2.decode_request(http.body, responses.json_length(http))
-        return v2.decode_request(http.body, None)
+        headers = http.headers
+        if TIMEOUT in headers:
+            timeout_s(http, 0.0)
+        body = self.body() if b"content-encoding" in headers else http.body
+        if b"inference-header-content-length" in headers:
+            return v2.decode_request(body, responses.json_length(http))
+        return v2.decode_request(body, None)
 
     def encode(self, response: InferResponse, request: InferRequest) -> Response:
         parts, json_length = v2.encode_response(response, request)
         if json_length is None:
-            return self.done(Response(200, parts, [responses.JSON]))
+            return Response(200, parts, [responses.JSON])
         length = (b"inference-header-content-length", str(json_length).encode())
-        return self.done(Response(200, parts, [responses.BINARY, length]))
+        return Response(200, parts, [responses.BINARY, length])
 
 
 class V1Call(HttpCall):
@@ -85,9 +82,36 @@ class V1Call(HttpCall):
     protocol = "v1"
 
     def decode(self, signature: Signature) -> InferRequest:
-        if b"inference-header-content-length" in self._http.headers:
+        headers = self._http.headers
+        if TIMEOUT in headers:
+            timeout_s(self._http, 0.0)
+        if b"inference-header-content-length" in headers:
             raise InvalidRequest("the V1 protocol has no binary tensors; send them to the V2 path")
         return v1.to_request(v1.decode(self.body()), signature)
 
     def encode(self, response: InferResponse, request: InferRequest) -> Response:
-        return self.done(Response(200, [v1.encode_response(response)], [responses.JSON]))
+        return Response(200, [v1.encode_response(response)], [responses.JSON])
+
+
+def timeout_s(http: Request, default_s: float) -> float:
+    """Seconds that `http` may take in all: what its client says, else `default_s`.
+
+    Raises InvalidRequest for what is no whole number of milliseconds, DeadlineExceeded for 0,
+    which is what is left when a deadline has passed on its way here.
+    """
+    given = http.headers.get(TIMEOUT)
+    if given is None:
+        return default_s
+    if not given.isdigit():
+        raise InvalidRequest(
+            f"the header {TIMEOUT.decode()} is {given[:40].decode('latin-1')!r}; it must be a "
+            "whole number of milliseconds"
+        )
+    if len(given) > 18:
+        return LONGEST_TIMEOUT_S
+    milliseconds = int(given)
+    if milliseconds == 0:
+        raise DeadlineExceeded(
+            f"the header {TIMEOUT.decode()} is 0: no time is left; allow the request more"
+        )
+    return min(milliseconds / 1e3, LONGEST_TIMEOUT_S)

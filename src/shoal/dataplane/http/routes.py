@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from shoal.domain.errors import MethodNotAllowed, PathNotFound
+from shoal.domain.errors import (
+    MethodNotAllowed,
+    ModelNotFound,
+    PathNotFound,
+    VersionNotFound,
+)
+from shoal.domain.model import MODEL_NAME
 
 KNOWN_TARGETS: Final = 50_000  # paths whose meaning is kept
+LONGEST_KNOWN: Final = 512  # characters of one: what strangers ask for must not fill the memory
+_SHOWN: Final = 100  # characters of a path or a name in messages
 
 
 class Kind(enum.Enum):
@@ -57,22 +65,24 @@ _MODEL: Final = r"(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?"
 _PATTERNS: Final = (
     (re.compile(rf"/v2/models/{_MODEL}/infer"), Kind.INFER),
     (re.compile(rf"/v1/models/{_MODEL}:predict"), Kind.PREDICT),
-    (re.compile(r"/v2/?"), Kind.SERVER_METADATA),
+    (re.compile(r"/v2"), Kind.SERVER_METADATA),
     (re.compile(r"/v2/health/live"), Kind.SERVER_LIVE),
     (re.compile(r"/v2/health/ready"), Kind.SERVER_READY),
-    (re.compile(r"/v2/models/?"), Kind.MODELS),
+    (re.compile(r"/v2/models"), Kind.MODELS),
     (re.compile(r"/v2/models/stats"), Kind.ALL_STATISTICS),
     (re.compile(rf"/v2/models/{_MODEL}/ready"), Kind.MODEL_READY),
     (re.compile(rf"/v2/models/{_MODEL}/config"), Kind.MODEL_CONFIG),
     (re.compile(rf"/v2/models/{_MODEL}/stats"), Kind.MODEL_STATISTICS),
-    (re.compile(rf"/v2/models/{_MODEL}/?"), Kind.MODEL_METADATA),
+    (re.compile(rf"/v2/models/{_MODEL}"), Kind.MODEL_METADATA),
     (re.compile(r"/v2/repository/index"), Kind.INDEX),
     (re.compile(r"/v2/repository/models/(?P<name>[^/:]+)/load"), Kind.LOAD),
     (re.compile(r"/v2/repository/models/(?P<name>[^/:]+)/unload"), Kind.UNLOAD),
-    (re.compile(r"/v1/models/?"), Kind.V1_MODELS),
+    (re.compile(r"/v1/models"), Kind.V1_MODELS),
     (re.compile(rf"/v1/models/{_MODEL}"), Kind.V1_MODEL),
     (re.compile(r"/"), Kind.ALIVE),
 )
+# What clients that escape more than they must make of the colon in `M:predict`.
+_ESCAPED_COLON: Final = re.compile("%3[aA]")
 
 
 class Routes:
@@ -82,36 +92,61 @@ class Routes:
         self._known: dict[tuple[str, str], Route] = {}
 
     def find(self, method: str, target: str) -> Route:
-        """Raises PathNotFound, MethodNotAllowed."""
+        """target: as `message.Request` has it. Raises PathNotFound, MethodNotAllowed, and for what
+        can name no model or version ModelNotFound, VersionNotFound."""
         route = self._known.get((method, target))
         if route is None:
             route = find(method, target)
-            if len(self._known) >= KNOWN_TARGETS:
-                self._known.clear()
-            self._known[method, target] = route
+            if len(target) <= LONGEST_KNOWN:
+                if len(self._known) >= KNOWN_TARGETS:
+                    self._known.clear()
+                self._known[method, target] = route
         return route
 
 
 def find(method: str, target: str) -> Route:
+    """What `Routes.find` remembers. A slash at the end changes nothing, nor does escaping what
+    need not be escaped."""
+    path = _ESCAPED_COLON.sub(":", target.removesuffix("/")) or "/"
     for pattern, kind in _PATTERNS:
-        match = pattern.fullmatch(target)
+        match = pattern.fullmatch(path)
         if match is None:
             continue
         if method not in kind.methods:
             raise MethodNotAllowed(
-                f"{target} takes {' or '.join(kind.methods)}, not {method}", kind.methods
+                f"{_shown(target)} takes {' or '.join(kind.methods)}, not {method}", kind.methods
             )
         groups = match.groupdict()
-        return Route(kind, unquote(groups.get("name") or ""), _version(groups.get("version")))
+        return Route(kind, _name(groups.get("name")), _version(groups.get("version")))
     raise PathNotFound(
-        f"there is nothing at {target}; inference is at /v2/models/NAME/infer and "
+        f"there is nothing at {_shown(target)}; inference is at /v2/models/NAME/infer and "
         "/v1/models/NAME:predict"
     )
+
+
+def _name(text: str | None) -> str:
+    """What could be the name of a model, so that nothing else is looked up, logged or kept."""
+    if text is None:
+        return ""
+    name = unquote(text)
+    if not MODEL_NAME.fullmatch(name):
+        raise ModelNotFound(
+            f"there is no model {_shown(name)!r}; names have 1 to 254 letters, digits, '_', '.' "
+            "and '-'"
+        )
+    return name
 
 
 def _version(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdecimal() or len(text) > 18:
-        raise PathNotFound(f"version {unquote(text)!r} is not a number; versions are 1, 2, 3, …")
-    return int(text)
+    version = unquote(text)
+    if not (version.isascii() and version.isdigit()) or len(version) > 18:
+        raise VersionNotFound(
+            f"there is no version {_shown(version)!r}; versions are numbers: 1, 2, 3, …"
+        )
+    return int(version)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
