@@ -50,9 +50,10 @@ trust:
 
 A name that is none of these settings is refused, wherever it is said: a misspelt setting never
 passes for one that works. A switch is turned on by its flag and off by `--no-` and the rest of the
-flag, elsewhere by `true` and `false`. Sizes are bytes or have a unit: `512MiB`, `2GiB`, `1.5GB`. `shoal settings`
-shows what a running server goes by and where each value was said; `shoal settings --changed` only
-what differs from the defaults.
+flag, elsewhere by `true` and `false`. Sizes are bytes or have a unit: `512MiB`, `2GiB`, `1.5GB`.
+
+`shoal settings` shows what a running server goes by and where each value was said;
+`shoal settings --changed` only what was said anywhere.
 """
 
 _METRICS: Final = """\

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from shoal.node.loader import Loader
 from shoal.node.machine import tune_allocator, usable_cpus, usable_memory_bytes
 from shoal.node.operations import Identity, Operations
 from shoal.node.replica import MODELS
+from shoal.node.threads import still_running
 from shoal.observability.logs import configure_logs, get_logger
 from shoal.observability.metrics import Metrics
 from shoal.ports import KVStore
@@ -41,6 +43,9 @@ from shoal.stores.sqlite_repair import quarantine, salvage
 
 # Frameworks read these once, when they are imported: each would start a thread a processor.
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_THREADS_END_S: Final = 0.5  # what idle threads take to end
+_LEAST_STOP_S: Final = 0.5  # for management to end, after inference took all the time
 
 log = get_logger("shoal")
 
@@ -59,18 +64,43 @@ def serve(configuration: Configuration, folders: Sequence[Path]) -> int:
 
 
 async def _serve(configuration: Configuration, folders: Sequence[Path]) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def ask_to_stop() -> None:
+        if not stop.done():
+            stop.set_result(None)
+
+    files = ThreadPoolExecutor(thread_name_prefix="shoal-files")
+    loop.set_default_executor(files)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, ask_to_stop)
     app = App(configuration, folders)
-    await app.start()
-    try:
-        await stop.wait()
+    starting = loop.create_task(app.start())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        await stop
         log.info("shutting down", requests_waiting=app.waiting)
-    finally:
         await app.stop()
+    else:
+        log.info("shutting down while starting")
+        starting.cancel()
+        await asyncio.wait({starting})
+    files.shutdown(wait=False, cancel_futures=True)
     log.info("ended")
+    _leave_behind_what_hangs()
+
+
+def _leave_behind_what_hangs() -> None:
+    """End the process here if a model's code or a file system does not give its thread back: the
+    interpreter would wait for it for ever."""
+    hanging = still_running("shoal-", within_s=_THREADS_END_S)
+    if hanging:
+        log.warning("some threads do not end and are left behind", threads=", ".join(hanging))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
 
 
 class App:
@@ -124,12 +154,14 @@ class App:
         self._stopped = True
         self.instance.drain()
         timeout_s = self.settings.shutdown_timeout_s
+        end_s = self._clock.monotonic() + timeout_s
         if self._http is not None:
             cut = await self._http.shutdown(timeout_s)
             if cut:
                 log.warning("requests cut off at shutdown", connections=cut)
         if self._management is not None:
-            await self._management.stop(timeout_s)
+            left_s = max(end_s - self._clock.monotonic(), _LEAST_STOP_S)
+            await self._management.stop(left_s)
         await self._folders.stop()
         await self.instance.stop()
         await self._store.close()

@@ -130,3 +130,16 @@ def test_complex_numbers_have_no_datatype() -> None:
 def test_text_keeps_its_shape() -> None:
     array = np.array([[b"a"], ["é".encode()]], dtype=object)
     assert text_of(array, "x").tolist() == [["a"], ["é"]]
+
+
+def test_a_framework_that_restores_warnings_late_on_another_thread_does_no_harm() -> None:
+    framework = warnings.catch_warnings()
+    with taking_notes():
+        framework.__enter__()  # as scikit-learn's forests do while another model is loaded
+    framework.__exit__(None, None, None)
+    with taking_notes() as notes:
+        warnings.warn("heard", UserWarning, stacklevel=1)
+    assert notes == ["heard"]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        warnings.showwarning("not for us", UserWarning, "file", 1)

@@ -300,3 +300,9 @@ def test_a_model_that_breaks_its_promise_has_failed(given: dict[str, Any], said:
     with pytest.raises(ModelFailed) as caught:
         make_response("m", "1", given, request(), ("y",))
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize("name", [7, "y\ud800", b"y"])
+def test_outputs_whose_names_are_no_text_are_the_models_fault(name: Any) -> None:
+    with pytest.raises(ModelFailed, match="names must be text"):
+        make_response("m", "1", {name: ONES}, request(), ())

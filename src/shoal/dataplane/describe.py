@@ -11,7 +11,15 @@ from typing import Final
 
 import shoal
 from shoal.dataplane.statistics import Count, Statistics
-from shoal.domain.errors import LoadFailed, ShoalError, Unloaded, VersionNotFound
+from shoal.domain.errors import (
+    LoadFailed,
+    NoRoom,
+    ShoalError,
+    TooLarge,
+    Unavailable,
+    Unloaded,
+    VersionNotFound,
+)
 from shoal.domain.events import served
 from shoal.domain.model import VersionPolicy
 from shoal.domain.signature import TensorSpec
@@ -25,6 +33,12 @@ CONTROL_EXTENSION: Final = "model_repository"
 
 # Triton's model_config.proto names datatypes differently from its inference protocol.
 _CONFIG_TYPES: Final = {"BYTES": "TYPE_STRING"}
+
+RETRY_S: Final = 5.0  # when to look again at what only people can put right
+
+_FAILURES: Final[dict[str, type[Unavailable]]] = {
+    kind.code: kind for kind in (LoadFailed, NoRoom, TooLarge)
+}
 
 _INDEX_STATES: Final = {
     State.READY: "READY",
@@ -84,31 +98,47 @@ def _config_tensor(spec: TensorSpec) -> dict[str, object]:
 
 
 def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalError | None:
-    """None when the next request for the model can be answered, after a load if need be."""
+    """None when the next request for the model can be answered, after a load if need be. Raises
+    ModelNotFound."""
     record = instance.record(name)
     revision = served(record, version)
     if revision is None and not record.revisions:
-        return LoadFailed(f"model {name!r} cannot be served: {record.problem}", 5.0)
+        return LoadFailed(f"model {name!r} cannot be served: {record.problem}", RETRY_S)
     if revision is None:
-        return VersionNotFound(f"model {name!r} has no version {version}")
+        return VersionNotFound(
+            f"model {name!r} has no version {version}; it serves "
+            f"{', '.join(str(each.version) for each in record.revisions)}"
+        )
     if instance.find(name, version) is not None:
         return None
+    play = instance.core.models.get(name)
+    slot = play.slots.get(version) if play is not None and not play.removed else None
+    if slot is not None:
+        revision = slot.active  # an older one, where the newest could not be loaded
     match state_of(instance, revision):
         case State.UNLOADED:
-            return Unloaded(f"model {name!r} was taken out of service", 5.0)
+            return Unloaded(f"model {name!r} was taken out of service", RETRY_S)
         case State.FAILED:
             failure = instance.core.failures.of(revision.id)
             assert failure is not None
             wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
-            return LoadFailed(failure.message, wait_s)
+            return _FAILURES.get(failure.code, LoadFailed)(failure.message, wait_s)
     return None
 
 
-def index_entry(model: ModelView, version: VersionView | None) -> dict[str, str]:
+def index_entries(model: ModelView, only_ready: bool) -> list[dict[str, str]]:
+    """One for each version; of a model that has none that could be served, one that says why."""
+    if not model.versions and not only_ready:
+        return [{"name": model.name, "version": "", "state": "UNAVAILABLE",
+                 "reason": model.problem or "nothing servable was found"}]
+    return [
+        _index_entry(model, version) for version in model.versions
+        if not only_ready or version.state is State.READY
+    ]
+
+
+def _index_entry(model: ModelView, version: VersionView) -> dict[str, str]:
     """`reason` says why a version is not ready; a cold one is loaded by the next request."""
-    if version is None:
-        return {"name": model.name, "version": "", "state": "UNAVAILABLE",
-                "reason": model.problem or "nothing servable was found"}
     reason = version.error or ("" if version.state is State.READY else version.state.value)
     return {
         "name": model.name, "version": str(version.version),

@@ -7,7 +7,9 @@ take the asynchronous way. Must not know HTTP or gRPC: a `Call` reads and writes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
@@ -17,6 +19,7 @@ from shoal.dataplane import describe
 from shoal.dataplane.statistics import Statistics
 from shoal.dataplane.validation import RequestCheck, make_response
 from shoal.domain.errors import DeadlineExceeded, ModelFailed, ShoalError
+from shoal.domain.model import ModelRecord
 from shoal.domain.signature import Signature
 from shoal.node.instance import Instance
 from shoal.node.live import LiveCopy, Prediction
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+KEPT_STATISTICS: Final = 1000  # of models that are gone, before those are looked for
 REPORT_FAILURES_EVERY_S: Final = 10.0  # of one model, in the journal; all are counted
 
 log = get_logger("shoal.requests")
@@ -106,15 +110,14 @@ class Inference:
         except ShoalError as error:
             return self._fail(call, plan, error)
 
-    async def ready_copy(
-        self, name: str, version: int | None, timeout_s: float | None = None
-    ) -> LiveCopy:
-        """The copy that answers now, loaded if need be; the caller must release it."""
+    async def ready_copy(self, name: str, version: int | None, timeout_s: float) -> LiveCopy:
+        """The copy that answers now, loaded if need be; the caller must release it. Raises as
+        `Instance.acquire` does."""
         copy = self._instance.find(name, version)
         if copy is not None:
             copy.retain()
             return copy
-        return await self._instance.acquire(name, version, timeout_s or self._timeout_s)
+        return await self._instance.acquire(name, version, timeout_s)
 
     def plan(self, copy: LiveCopy) -> Plan:
         plan = copy.attachment
@@ -125,7 +128,16 @@ class Inference:
         return plan
 
     def statistics(self, name: str, version: int) -> Statistics:
-        return self._statistics.setdefault((name, version), Statistics())
+        """Kept as long as the model is registered."""
+        found = self._statistics.get((name, version))
+        if found is None:
+            registered = self._instance.replica
+            if len(self._statistics) > 2 * len(registered) + KEPT_STATISTICS:
+                self._statistics = {
+                    key: kept for key, kept in self._statistics.items() if key[0] in registered
+                }
+            found = self._statistics[name, version] = Statistics()
+        return found
 
     def model_stats(self, name: str, versions: list[int]) -> list[dict[str, object]]:
         """Of these versions of a model, as the statistics extension shows them."""
@@ -135,11 +147,14 @@ class Inference:
         ]
 
     def all_stats(self) -> list[dict[str, object]]:
-        """Of every version that answered requests and is still registered."""
+        """Of every version that is in memory or answered requests, and is still served."""
+        live = {(copy.revision.model, copy.revision.version)
+                for copy in self._instance.live.values()}
         return [
-            describe.statistics(name, version, statistics)
-            for (name, version), statistics in sorted(self._statistics.items())
-            if name in self._instance.replica
+            entry
+            for name, versions in groupby(sorted(live | self._statistics.keys()), itemgetter(0))
+            if (record := self._instance.replica.get(name)) is not None
+            for entry in self.model_stats(name, _both(record, versions))
         ]
 
     # --- the asynchronous way -------------------------------------------------------------------
@@ -237,6 +252,13 @@ class Inference:
             self._log(call, "200", took_s)
         return answer
 
+    def count_unreached(self, protocol: str, error: ShoalError) -> None:
+        """A request that failed before it could name a model; `protocol`: by its path."""
+        if protocol in ("v1", "v2"):
+            self._activity.requests += 1
+            self._activity.failed += 1
+            self._instance.metrics.no_model.request(protocol, str(http_status(error)), 0.0)
+
     def _fail(self, call: Call[T], plan: Plan | None, error: ShoalError) -> T:
         took_s = perf_counter() - call.started
         code = str(http_status(error))
@@ -268,6 +290,13 @@ class Inference:
 
     def _log(self, call: Call[T], code: str, took_s: float, problem: str | None = None) -> None:
         log.info(
-            "request", model=call.name, version=call.version, protocol=call.protocol, code=code,
-            took_ms=round(took_s * 1e3, 3), request_id=call.request_id, problem=problem,
+            "request", model=call.name, version=call.version, protocol=call.protocol,
+            code=int(code), took_ms=round(took_s * 1e3, 3), request_id=call.request_id,
+            problem=problem,
         )
+
+
+def _both(record: ModelRecord, counted: Iterable[tuple[str, int]]) -> list[int]:
+    """The versions that are counted and that `record` serves."""
+    served = {revision.version for revision in record.revisions}
+    return [version for _, version in counted if version in served]

@@ -6,7 +6,7 @@ no protocol's bytes and no copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -217,6 +217,8 @@ def make_response(
     Datatypes are those of the arrays (strings of any kind: BYTES, as UTF-8). Raises ModelFailed
     when a wanted output is missing or no array of a datatype that the protocol has.
     """
+    if not wanted:
+        _check_given_names(model, arrays)
     outputs = []
     for name in wanted or arrays:
         try:
@@ -235,6 +237,19 @@ def make_response(
             datatype, data = _normal(model, name, data)
         outputs.append(Tensor(name, datatype, data.shape, data))
     return InferResponse(model, version, outputs, request.id)
+
+
+def _check_given_names(model: str, names: Iterable[object]) -> None:
+    """Raise ModelFailed for names of the model's own making that are no text."""
+    for name in names:
+        try:
+            if not isinstance(name, str):
+                raise TypeError
+            name.encode()
+        except (TypeError, UnicodeEncodeError):
+            raise ModelFailed(
+                f"model {model!r} gave an output named {name!r}; names must be text"
+            ) from None
 
 
 def _normal(model: str, name: str, data: Array) -> tuple[str, Array]:

@@ -14,7 +14,10 @@ import msgspec
 from shoal.domain.errors import ShoalError
 from shoal.domain.model import ModelRecord, ModelSpec
 from shoal.node.instance import Instance
+from shoal.observability.logs import get_logger
 from shoal.storage.folder import Declared, FolderChange, ModelFolder, Problem, Removed
+
+log = get_logger("shoal.node")
 
 
 class Folders:
@@ -22,6 +25,8 @@ class Folders:
         self._instance = instance
         self._folders = folders
         self._watches: list[asyncio.Task[None]] = []
+        self._hidden: dict[str, tuple[ModelFolder, Declared | Problem]] = {}  # by others' names
+        instance.on_removed = self._reveal
 
     async def start(self, *, watch: bool) -> None:
         """Declare all that the folders hold now. Raises InvalidSpecification for a folder that
@@ -45,15 +50,21 @@ class Folders:
             await folder.watch(on_change)
         except ShoalError as error:
             self._note(f"{folder.path} is watched no longer: {error.message}; restart to watch it")
+        except Exception as error:  # a defect of ours; its models are served all the same
+            self._note(f"{folder.path} is watched no longer: {error!r}; restart to watch it, and "
+                       "report this defect")
+            log.exception("watching a folder failed", folder=str(folder.path))
 
     def apply(self, folder: ModelFolder, change: FolderChange) -> None:
         """Make a change of `folder` known."""
         replica = self._instance.replica
         match change:
             case Declared(record):
-                if self._is_ours(folder, record.name):
+                if self._is_ours(folder, record.name, change):
                     replica.put_local(record)
             case Removed(name):
+                if name in self._hidden and self._hidden[name][0] is folder:
+                    del self._hidden[name]
                 known = replica.get(name)
                 if known is not None and known.origin == folder.origin:
                     replica.delete_local(name)
@@ -61,13 +72,19 @@ class Folders:
                 self._note(message)
             case Problem(name, message):
                 assert name is not None
-                if self._is_ours(folder, name):
+                if self._is_ours(folder, name, change):
                     replica.put_local(self._with_problem(folder, name, message))
 
-    def _is_ours(self, folder: ModelFolder, name: str) -> bool:
+    def _reveal(self, name: str) -> None:
+        """The name is free: what a folder declares under it is served."""
+        if name in self._hidden and name not in self._instance.replica:
+            self.apply(*self._hidden.pop(name))
+
+    def _is_ours(self, folder: ModelFolder, name: str, change: Declared | Problem) -> bool:
         known = self._instance.replica.get(name)
         if known is None or known.origin == folder.origin:
             return True
+        self._hidden[name] = (folder, change)
         owner = "was registered" if known.origin == "api" else (
             f"is declared by {known.origin.removeprefix('folder:')}")
         self._note(f"model {name!r} in {folder.path} is not served: one of this name {owner}; "

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,15 +28,17 @@ from shoal.node.live import LiveCopy, Running
 from shoal.node.loader import Loaded, Loader
 from shoal.node.machine import resident_bytes, trim_heap
 from shoal.node.replica import Replica, Usage
+from shoal.node.threads import run_apart
 from shoal.node.tickets import Tickets
+from shoal.observability.logs import get_logger
 from shoal.observability.metrics import Metrics
 from shoal.ports import Clock, KVStore
 from shoal.settings import Settings
 
 TICK_S: Final = 1.0
 FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
-SMALL_BYTES: Final = 64 * 1024  # smaller copies are closed on the event loop
-TRIM_EVERY_S: Final = 5.0
+
+log = get_logger("shoal.node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,13 @@ class Parts:
     budget_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    revision: Revision
+    future: Future[Loaded]
+    since: float
+
+
 class Instance:
     """`default` and `versioned` are the hot path's tables: a ready copy by name, and by name and
     version. What is not in them is got by `acquire`."""
@@ -61,15 +71,20 @@ class Instance:
         self.core = Core(_options(settings, parts.budget_bytes))
         self.journal = Journal(parts.clock)
         self.activity = Activity()
-        self.replica = Replica(parts.store, self._on_declaration, self.note_registry_problem)
+        self.replica = Replica(
+            parts.store, self._on_declaration,
+            lambda message: self.journal.note("registry_problem", message),
+        )
         self.default: dict[str, LiveCopy] = {}
         self.versioned: dict[tuple[str, int], LiveCopy] = {}
         self.live: dict[str, LiveCopy] = {}  # by revision
+        self.on_removed: Callable[[str], None] | None = None  # called soon after, with the name
         self.draining = False
         self.registry_problem: str | None = None
         self.invalid: set[str] = set()  # models of which nothing can be served
         self._parts = parts
-        self._loads = ThreadPoolExecutor(settings.load.concurrency + 1, "shoal-load")
+        self._loads: dict[str, _Load] = {}  # under way, by revision
+        self._hanging: dict[str, _Load] = {}  # given up, but their threads have not ended
         self._loop = asyncio.get_running_loop()
         self.tickets = Tickets(lambda ticket: self.send(on.TicketAbandoned(ticket)))
         self._to_fill: deque[str] = deque()
@@ -118,7 +133,6 @@ class Instance:
         self._report_uses()
         await self.replica.stop()
         self.tickets.close()
-        self._loads.shutdown(wait=False, cancel_futures=True)
         self._parts.running.pool.shutdown(wait=False, cancel_futures=True)
 
     # --- requests -------------------------------------------------------------------------------
@@ -175,6 +189,8 @@ class Instance:
             self.journal.note("removed", f"model {name!r} is no longer registered", model=name)
             self.send(on.ModelRemoved(name))
             self.metrics.forget(name)
+            if self.on_removed is not None:
+                self._loop.call_soon(self.on_removed, name)
             return
         versions = ", ".join(str(revision.version) for revision in record.revisions)
         what = f"versions {versions}" if len(record.revisions) > 1 else f"version {versions}"
@@ -190,7 +206,7 @@ class Instance:
             self._offer_fill()
 
     def note_registry_problem(self, message: str) -> None:
-        """Something about the registry that operators should know until the next start."""
+        """Something that operators should know of the registry until the next start."""
         self.registry_problem = message
         self.journal.note("registry_problem", message)
 
@@ -231,23 +247,39 @@ class Instance:
         self.journal.note("load_started", f"model {revision.model!r} version {revision.version} is "
                           "being loaded", model=revision.model, revision=revision.id,
                           reason=command.reason)
-        load = self._loads.submit(self._parts.loader.load, revision)
+        if revision.id in self._hanging:
+            self._loop.call_soon(
+                self._load_failed, revision,
+                LoadFailed("an earlier load of it still hangs; repair what it waits for"))
+            return
+        load = run_apart("shoal-load", self._parts.loader.load, revision)
+        self._loads[revision.id] = _Load(revision, load, self.clock.monotonic())
         load.add_done_callback(
             lambda done: self._from_thread(self._load_ended, revision, done)
         )
 
     def _load_ended(self, revision: Revision, load: Future[Loaded]) -> None:
-        error = None if load.cancelled() else load.exception()
-        if load.cancelled() or error is not None:
-            message = error.message if isinstance(error, ShoalError) else repr(error)
-            code = error.code if isinstance(error, ShoalError) else "INTERNAL"
-            self.metrics.load_failed(code)
-            self.send(on.CopyLoadFailed(
-                revision.id, code, f"model {revision.model!r} version {revision.version} could not "
-                f"be loaded: {message}"))
-            self._offer_fill()
+        hanging = self._hanging.get(revision.id)
+        if hanging is not None and hanging.future is load:
+            self._load_ended_late(self._hanging.pop(revision.id))
             return
-        loaded = load.result()
+        del self._loads[revision.id]
+        error = load.exception()
+        if error is not None:
+            self._load_failed(revision, error)
+        else:
+            self._loaded(revision, load.result())
+        self._offer_fill()
+
+    def _load_failed(self, revision: Revision, error: BaseException) -> None:
+        message = error.message if isinstance(error, ShoalError) else repr(error)
+        code = error.code if isinstance(error, ShoalError) else "INTERNAL"
+        self.metrics.load_failed(code)
+        self.send(on.CopyLoadFailed(
+            revision.id, code, f"model {revision.model!r} version {revision.version} could not "
+            f"be loaded: {message}"))
+
+    def _loaded(self, revision: Revision, loaded: Loaded) -> None:
         copy = LiveCopy(revision, loaded.model, self._parts.running)
         copy.size_bytes = loaded.size_bytes
         self.live[revision.id] = copy
@@ -260,7 +292,27 @@ class Instance:
             f"{loaded.load_s:.3f} s and takes {loaded.size_bytes:,} bytes",
             model=revision.model, revision=revision.id)
         self.send(on.CopyLoaded(revision.id, loaded.size_bytes, loaded.load_s))
-        self._offer_fill()
+
+    def _give_up_hanging_loads(self) -> None:
+        """A load that does not end must not keep its place from others."""
+        most_s = self.settings.load.timeout_s
+        due = self.clock.monotonic() - most_s
+        for load in [load for load in self._loads.values() if load.since <= due]:
+            revision = load.revision
+            self._hanging[revision.id] = self._loads.pop(revision.id)
+            self._load_failed(revision, LoadFailed(
+                f"it has not ended after {most_s:g} s (load.timeout_s), and goes on without "
+                "anybody waiting for it; raise load.timeout_s if it only needs longer"))
+
+    def _load_ended_late(self, load: _Load) -> None:
+        revision = load.revision
+        took_s = self.clock.monotonic() - load.since
+        self.journal.note(
+            "runtime_note", f"the load of model {revision.model!r} version {revision.version} that "
+            f"was given up ended after {took_s:.0f} s; its outcome is not used",
+            model=revision.model, revision=revision.id)
+        if load.future.exception() is None:
+            run_apart("shoal-close", self._parts.loader.close, load.future.result().model)
 
     def _unload(self, command: do.UnloadCopy) -> None:
         copy = self.live.pop(command.revision)
@@ -279,23 +331,12 @@ class Instance:
     def _close(self, copy: LiveCopy) -> None:
         """Nothing runs in it any more: give its memory back."""
         copy.when_idle(_nothing)
-        if copy.size_bytes < SMALL_BYTES:
-            self._loop.call_soon(self._close_now, copy)
-            return
-        close = self._loads.submit(self._parts.loader.close, copy.model)
+        # Even a small one on a thread: closing may run people's code.
+        close = run_apart("shoal-close", self._parts.loader.close, copy.model)
         close.add_done_callback(lambda done: self._from_thread(self._closed, copy, done))
 
-    def _close_now(self, copy: LiveCopy) -> None:
-        done: Future[None] = Future()
-        try:
-            copy.model.close()
-            done.set_result(None)
-        except Exception as error:  # noqa: BLE001 - a runtime's own; reported by _closed
-            done.set_exception(error)
-        self._closed(copy, done)
-
     def _closed(self, copy: LiveCopy, close: Future[None]) -> None:
-        if not close.cancelled() and (error := close.exception()) is not None:
+        if (error := close.exception()) is not None:
             self.journal.note("runtime_note", f"model {copy.revision.model!r} could not be closed "
                               f"cleanly: {error!r}", model=copy.revision.model)
         self._trim_wanted = True
@@ -319,19 +360,23 @@ class Instance:
         while True:
             await asyncio.sleep(TICK_S)
             now = self.clock.monotonic()
-            self.tick(now - last)
+            try:
+                self.tick(now - last)
+            except Exception:  # a defect of ours; the next tick must come all the same
+                log.exception("a tick failed")
             last = now
 
     def tick(self, span_s: float) -> None:
         """What is done once a second; `span_s`: since the last time."""
         self._report_uses(span_s)
+        self._give_up_hanging_loads()
         grown = max(resident_bytes() - self._baseline_bytes, 0)
         self.send(on.MemoryMeasured(grown))
         self.send(on.Ticked())
         self._offer_fill()
         if self._trim_wanted:
             self._trim_wanted = False
-            self._loads.submit(trim_heap)
+            run_apart("shoal-trim", trim_heap)
 
     def _report_uses(self, span_s: float = TICK_S) -> None:
         now = self.clock.monotonic()

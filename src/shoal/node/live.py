@@ -47,9 +47,9 @@ class LiveCopy:
     data plane: what it prepared for this copy's requests."""
 
     __slots__ = (
-        "_inline_bytes", "_on_idle", "_running", "_turns", "attachment", "busy_s", "in_flight",
-        "last_used", "model", "platform", "queued", "reported_s", "reported_uses",
-        "revision", "signature", "size_bytes", "uses",
+        "_inline_bytes", "_most_calls", "_on_idle", "_on_threads", "_running", "_turns",
+        "attachment", "busy_s", "in_flight", "last_used", "model", "platform", "queued",
+        "reported_s", "reported_uses", "revision", "signature", "size_bytes", "uses",
     )
 
     def __init__(self, revision: Revision, model: LoadedModel, running: Running) -> None:
@@ -67,19 +67,19 @@ class LiveCopy:
         self.in_flight = 0
         self.queued = 0
         self._running = running
+        self._most_calls = max(revision.max_concurrency or model.max_concurrency, 1)
         # One thread stays free for others, so that a slow model does not delay them.
-        most = max(running.threads - 1, 1)
-        self._turns = asyncio.Semaphore(
-            max(min(revision.max_concurrency or model.max_concurrency, most), 1)
-        )
+        self._turns = asyncio.Semaphore(min(self._most_calls, max(running.threads - 1, 1)))
+        self._on_threads = 0  # calls that run there now
         self._inline_bytes = FIRST_INLINE_BYTES
         self._on_idle: Callable[[], None] | None = None
 
     # --- calls ----------------------------------------------------------------------------------
 
     def may_run_inline(self, input_bytes: int) -> bool:
-        """Whether a call of this size is known to be short enough for the event loop."""
-        return 0 < input_bytes <= self._inline_bytes
+        """Whether a call of this size is known to be short enough for the event loop, and the
+        model takes one more call now."""
+        return 0 < input_bytes <= self._inline_bytes and self._on_threads < self._most_calls
 
     def predict_inline(
         self, inputs: Arrays, parameters: Mapping[str, JsonValue], outputs: tuple[str, ...]
@@ -106,8 +106,9 @@ class LiveCopy:
         self, inputs: Arrays, parameters: Mapping[str, JsonValue], outputs: tuple[str, ...],
         input_bytes: int,
     ) -> Prediction:
-        """Run on a thread, when it is this call's turn. A call that began ends, even if the caller
-        is cancelled meanwhile. Raises InvalidInput, ModelFailed, Overloaded."""
+        """Run on a thread, when it is this call's turn; inline, if it has turned out meanwhile that
+        this is short enough. A call that began ends, even if the caller is cancelled meanwhile.
+        Raises InvalidInput, ModelFailed, Overloaded."""
         if self.queued >= self._running.max_queued:
             raise Overloaded(
                 f"model {self.revision.model!r}: {self.queued} requests wait for it already "
@@ -124,9 +125,16 @@ class LiveCopy:
         finally:
             self.queued -= 1
         queue_s = perf_counter() - queued_at
+        if self.may_run_inline(input_bytes):
+            try:
+                return self.predict_inline(inputs, parameters, outputs)._replace(queue_s=queue_s)
+            finally:
+                self._turns.release()
+                self.release()
         call = asyncio.get_running_loop().run_in_executor(
             self._running.pool, self._timed, inputs, parameters, outputs
         )
+        self._on_threads += 1
         call.add_done_callback(self._ended)
         answer, compute_s = await asyncio.shield(call)
         if compute_s < self._running.inline_limit_s:
@@ -146,6 +154,7 @@ class LiveCopy:
         return answer, perf_counter() - started
 
     def _ended(self, call: asyncio.Future[tuple[Arrays, float]]) -> None:
+        self._on_threads -= 1
         self._turns.release()
         self.uses += 1
         self.last_used = perf_counter()

@@ -89,7 +89,7 @@ class Loader:
             model = runtime.load(artifact)
         except ShoalError:
             raise
-        except Exception as error:
+        except BaseException as error:  # people's code runs here: its SystemExit is a failure, too
             log.debug("load failed", model=artifact.model, exc_info=True)
             raise InvalidArtifact(
                 f"{artifact.path}: its framework ({artifact.format}) cannot load it: "

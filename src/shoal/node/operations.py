@@ -212,6 +212,7 @@ class Operations:
         problems = list(self._runtimes.problems.values())
         if instance.registry_problem is not None:
             problems.append(instance.registry_problem)
+        problems += instance.replica.problems
         for name in sorted(instance.invalid):
             record = instance.replica.get(name)
             problems.append(f"model {name!r}: {record.problem if record else 'not servable'}")

@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.domain.errors import StoreUnavailable
 from shoal.domain.model import ModelRecord
-from shoal.ports import Change, Compacted, KVStore, Put
+from shoal.ports import Change, Compacted, Delete, KVStore, Put
 
 MODELS: Final = "models/"
 USAGE: Final = "usage/"
@@ -38,6 +38,7 @@ class Replica:
     on_problem: for what an operator should know, in a sentence.
 
     Models that a watched folder declares live only here, not in the store.
+    `trouble`: why the store cannot be reached now.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Replica:
         self.usage: dict[str, Usage] = {}
         self._unsaved: dict[str, None] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._unreadable: dict[str, str] = {}
+        self.trouble: str | None = None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -72,6 +75,11 @@ class Replica:
         """Names in order, from the first behind `name`."""
         start = 0 if name is None else bisect_right(self._names, name)
         yield from self._names[start:]
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the registry now, in sentences."""
+        return [*([self.trouble] if self.trouble else []), *self._unreadable.values()]
 
     def by_last_use(self) -> list[str]:
         """Names, the most recently used first; those never used last, in order."""
@@ -101,37 +109,38 @@ class Replica:
 
     async def _list_all(self, *, announce: bool) -> None:
         listing = await self._store.list(MODELS)
-        found = {entry.key.removeprefix(MODELS): entry.value for entry in listing.entries}
+        found: dict[str, bytes | None] = {
+            entry.key.removeprefix(MODELS): entry.value for entry in listing.entries
+        }
         for name in [name for name in self._encoded if name not in found]:
             record = self.get(name)
             if record is not None and record.origin == "api":
-                self._apply(name, None, announce=announce)
+                found[name] = None
         for name, value in found.items():
-            self._apply(name, value, announce=announce)
+            if self._written.get(name, 0) <= listing.revision:  # else we wrote it meanwhile
+                self._apply(name, value, announce=announce)
         self._revision = listing.revision
 
     async def _follow(self) -> None:
         """Watch for ever; a store that is gone for a while is asked again, less and less often."""
-        wait_s = RETRY_S[0]
+        wait_s, missed = RETRY_S[0], False
         while True:
             try:
+                if missed:
+                    await self._list_all(announce=True)
+                    missed, self.trouble = False, None
                 async for change in self._store.watch(MODELS, self._revision):
                     self._changed(change)
                     wait_s = RETRY_S[0]
             except Compacted:
-                await self._list_again()
+                missed = True
             except StoreUnavailable as error:
-                self._on_problem(f"the registry cannot be watched, models stay as they are: "
-                                 f"{error.message}")
+                trouble = f"the registry cannot be read, models stay as they are: {error.message}"
+                if trouble != self.trouble:
+                    self._on_problem(trouble)
+                missed, self.trouble = True, trouble
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_S[1])
-
-    async def _list_again(self) -> None:
-        try:
-            await self._list_all(announce=True)
-        except StoreUnavailable as error:
-            self._on_problem(f"the registry cannot be read: {error.message}")
-            await asyncio.sleep(RETRY_S[0])
 
     def _changed(self, change: Change) -> None:
         name = change.key.removeprefix(MODELS)
@@ -153,9 +162,8 @@ class Replica:
         self._apply(record.name, value, announce=True)
 
     async def delete(self, name: str) -> None:
-        revision = await self._store.delete(MODELS + name)
-        if name in self.usage:
-            await self._store.delete(USAGE + name)
+        """Forget it, here and in the store. Raises StoreUnavailable; then nothing has changed."""
+        revision = await self._store.transact([Delete(MODELS + name), Delete(USAGE + name)])
         self._wrote(name, revision)
         self._apply(name, None, announce=True)
 
@@ -176,9 +184,13 @@ class Replica:
             try:
                 record = _DECODER.decode(value)
             except msgspec.DecodeError as error:
-                self._on_problem(f"the registry's record of model {name!r} is not readable and is "
-                                 f"ignored: {error}; register the model again")
+                self._unreadable[name] = (
+                    f"the registry's record of model {name!r} is not readable and is ignored: "
+                    f"{error}; register the model again"
+                )
+                self._on_problem(self._unreadable[name])
                 return
+        self._unreadable.pop(name, None)
         if self._encoded.get(name) == value:
             return
         if value is None:

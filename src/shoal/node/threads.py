@@ -1,11 +1,12 @@
-"""Runs loads: each on a daemon thread of its own, so that one that hangs delays no other.
+"""Runs what may hang, each on a daemon thread of its own, so that it delays no other.
 
-A hanging thread cannot be ended; it can only be left behind. Must not know what it runs.
+A hanging thread cannot be ended, only left behind. Must not know what it runs.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
@@ -19,7 +20,6 @@ def run_apart(name: str, act: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     future: Future[T] = Future()
 
     def run() -> None:
-        future.set_running_or_notify_cancel()
         try:
             result = act(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - told through the future
@@ -32,15 +32,10 @@ def run_apart(name: str, act: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
 
 def still_running(prefix: str, within_s: float) -> list[str]:
-    """Names of the threads, of those whose name begins with `prefix`, that do not end within
-    `within_s` seconds altogether. Blocking."""
+    """Names, sorted, of the threads whose name begins with `prefix` and that do not end within
+    `within_s` seconds. Blocking."""
+    end_s = time.monotonic() + within_s
     threads = [each for each in threading.enumerate() if each.name.startswith(prefix)]
-    ended = threading.Event()
-    timer = threading.Timer(within_s, ended.set)
-    timer.daemon = True
-    timer.start()
     for thread in threads:
-        while thread.is_alive() and not ended.is_set():
-            thread.join(0.01)
-    timer.cancel()
-    return [each.name for each in threads if each.is_alive()]
+        thread.join(max(end_s - time.monotonic(), 0.0))
+    return sorted(each.name for each in threads if each.is_alive())

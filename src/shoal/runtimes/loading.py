@@ -125,7 +125,10 @@ def _begin() -> None:
     with _lock:
         _open += 1
         if _open == 1:
-            _show_outside = warnings.showwarning
+            # A framework that leaves its own `catch_warnings` on another thread after our block has
+            # ended puts `_hear` back; taken for the one outside it would call itself for ever.
+            if warnings.showwarning is not _hear:
+                _show_outside = warnings.showwarning
             _outside = warnings.catch_warnings()
             _outside.__enter__()
             warnings.simplefilter("always")

@@ -34,6 +34,7 @@ from shoal.storage.settling import Settling
 _READERS: Final = 2  # threads that read at once: more only help when the disk is slow
 _TURN_S: Final = 0.05  # a reader hands over what it has after so long
 _LEAST_PAUSE_S: Final = 0.01  # between looks, with whatever settings
+_TIMER_SLACK_S: Final = 0.002  # libuv rounds to milliseconds and may wake before the time
 _RETURN_POLL_S: Final = 2.0  # how often a folder that went away is looked for
 
 
@@ -108,7 +109,7 @@ class ModelFolder:
         changes = await self.scan()
         due_s = self._settling.last_due()
         if due_s is not None:
-            await self._sleep(max(0.0, due_s - self._clock.monotonic()))
+            await self._sleep(max(0.0, due_s - self._clock.monotonic()) + _TIMER_SLACK_S)
             changes += await self.scan()
         return changes
 

@@ -5,7 +5,9 @@ Inference itself is `dataplane.inference`; what only describes models is `datapl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final, TypeVar
 
 import msgspec
@@ -13,18 +15,20 @@ import msgspec
 from shoal.codecs import json_errors
 from shoal.dataplane import describe
 from shoal.dataplane.http import responses
-from shoal.dataplane.http.calls import V1Call, V2Call
+from shoal.dataplane.http.calls import LONGEST_TIMEOUT_S, V1Call, V2Call, timeout_s
 from shoal.dataplane.http.message import Request, Response
-from shoal.dataplane.http.responses import json_response
+from shoal.dataplane.http.responses import ACCEPT_ENCODING, REQUEST_ID, json_response
 from shoal.dataplane.http.routes import Kind, Route, Routes
 from shoal.dataplane.inference import Inference
-from shoal.domain.errors import InvalidRequest, NotAllowed, ShoalError
-from shoal.domain.views import State
-from shoal.node.control import Control, ModelFilter
+from shoal.domain.errors import DeadlineExceeded, InvalidRequest, NotAllowed, ShoalError
+from shoal.node.control import Control
 from shoal.node.instance import Instance
 from shoal.node.live import LiveCopy
+from shoal.observability.logs import get_logger
 
-_PAGE: Final = 1000
+_TURN: Final = 50  # models that are described before others get their turn: a millisecond or two
+
+log = get_logger("shoal.requests")
 
 
 class _IndexRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,6 +42,11 @@ class _ControlRequest(msgspec.Struct, forbid_unknown_fields=True):
 _Body = TypeVar("_Body", _IndexRequest, _ControlRequest)
 
 
+async def _finish_later(request: Request, answer: Awaitable[Response]) -> Response:
+    finished = responses.finish(request, await answer)
+    return finished if isinstance(finished, Response) else await finished
+
+
 class PublicApi:
     """`message.Handler` of the inference port. `control` carries out what the repository extension
     asks, where the settings allow it."""
@@ -48,6 +57,8 @@ class PublicApi:
         self._inference = Inference(instance)
         self._routes = Routes()
         self._max_body_bytes = instance.settings.http.max_body_bytes
+        self._timeout_s = instance.settings.request.timeout_s
+        self._log_requests = instance.settings.log.requests
         self._allow_control = instance.settings.request.repository_control
         self._endpoints: dict[Kind, Callable[[Request, Route], Response | Awaitable[Response]]] = {
             Kind.ALIVE: lambda _, __: json_response({"status": "alive"}),
@@ -68,29 +79,75 @@ class PublicApi:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
+        if self._log_requests:
+            responses.request_id(request)  # from here on the request has one, to log and to return
         try:
             route = self._routes.find(request.method, request.target)
-            kind = route.kind
-            if kind is Kind.INFER:
-                return self._inference.infer(
-                    V2Call(request, route.name, route.version, self._max_body_bytes)
-                )
-            if kind is Kind.PREDICT:
-                return self._inference.infer(
-                    V1Call(request, route.name, route.version, self._max_body_bytes)
-                )
-            answer = self._endpoints[kind](request, route)
         except ShoalError as error:
-            return responses.finish(request, responses.error_response(error))
-        if isinstance(answer, Response):
-            return responses.finish(request, answer)
-        return self._finish(request, answer)
+            if request.method == "POST":
+                self._inference.count_unreached(request.target[1:3], error)
+            return self._refuse(request, error, perf_counter())
+        kind = route.kind
+        if kind is Kind.INFER:
+            answer = self._inference.infer(
+                V2Call(request, route.name, route.version, self._max_body_bytes)
+            )
+        elif kind is Kind.PREDICT:
+            answer = self._inference.infer(
+                V1Call(request, route.name, route.version, self._max_body_bytes)
+            )
+        else:
+            return self._describe(request, route)
+        if not isinstance(answer, Response):
+            return _finish_later(request, answer)
+        headers = request.headers
+        if answer.status == 200 and ACCEPT_ENCODING not in headers and REQUEST_ID not in headers:
+            return answer
+        return responses.finish(request, answer)
 
-    async def _finish(self, request: Request, answer: Awaitable[Response]) -> Response:
+    def _describe(self, request: Request, route: Route) -> Response | Awaitable[Response]:
+        """Everything but inference."""
+        started = perf_counter()
         try:
-            return responses.finish(request, await answer)
+            allowed_s = timeout_s(request, LONGEST_TIMEOUT_S)
+            answer = self._endpoints[route.kind](request, route)
         except ShoalError as error:
-            return responses.finish(request, responses.error_response(error))
+            return self._refuse(request, error, started)
+        if not isinstance(answer, Response):
+            return self._describe_later(request, answer, started, allowed_s)
+        return self._done(request, answer, started)
+
+    async def _describe_later(
+        self, request: Request, answer: Awaitable[Response], started: float, allowed_s: float
+    ) -> Response:
+        try:
+            async with asyncio.timeout(allowed_s):
+                finished = self._done(request, await answer, started)
+        except TimeoutError:
+            error = DeadlineExceeded(
+                f"{request.target} was not answered within {allowed_s:g} s; what was begun goes "
+                "on, ask again later"
+            )
+            finished = self._refuse(request, error, started)
+        except ShoalError as error:
+            finished = self._refuse(request, error, started)
+        return finished if isinstance(finished, Response) else await finished
+
+    def _refuse(
+        self, request: Request, error: ShoalError, started: float
+    ) -> Response | Awaitable[Response]:
+        return self._done(request, responses.error_response(error), started, error.message)
+
+    def _done(
+        self, request: Request, response: Response, started: float, problem: str | None = None
+    ) -> Response | Awaitable[Response]:
+        if self._log_requests:
+            log.info(
+                "request", method=request.method, path=request.target, code=response.status,
+                took_ms=round((perf_counter() - started) * 1e3, 3),
+                request_id=responses.request_id(request), problem=problem,
+            )
+        return responses.finish(request, response)
 
     # --- the server -----------------------------------------------------------------------------
 
@@ -107,14 +164,18 @@ class PublicApi:
     # --- a model --------------------------------------------------------------------------------
 
     async def _model_metadata(self, request: Request, route: Route) -> Response:
-        copy = await self._inference.ready_copy(route.name, route.version)
+        copy = await self._inference.ready_copy(
+            route.name, route.version, self._timeout_s
+        )
         try:
             return json_response(describe.metadata(copy, self._versions(copy)))
         finally:
             copy.release()
 
     async def _model_config(self, request: Request, route: Route) -> Response:
-        copy = await self._inference.ready_copy(route.name, route.version)
+        copy = await self._inference.ready_copy(
+            route.name, route.version, self._timeout_s
+        )
         try:
             record = self._instance.record(route.name)
             return json_response(describe.config(copy, record.spec.version_policy))
@@ -154,22 +215,20 @@ class PublicApi:
 
     # --- the repository -------------------------------------------------------------------------
 
-    def _index(self, request: Request, route: Route) -> Response:
+    async def _index(self, request: Request, route: Route) -> Response:
+        """In turns with other requests, which a long list must not hold up."""
         wanted = self._decode(request, _IndexRequest)
+        names = list(self._instance.replica.names_after(None))
+        if wanted.ready:
+            loaded = {copy.revision.model for copy in self._instance.live.values()}
+            names = sorted(loaded.intersection(names))
         entries: list[dict[str, str]] = []
-        after: str | None = None
-        while True:
-            page = self._control.list_models(ModelFilter(after=after, limit=_PAGE))
-            for model in page.models:
-                for version in model.versions:
-                    entry = describe.index_entry(model, version)
-                    if not wanted.ready or version.state is State.READY:
-                        entries.append(entry)
-                if not model.versions and not wanted.ready:
-                    entries.append(describe.index_entry(model, None))
-            after = page.next
-            if after is None:
-                return json_response(entries)
+        for turn in range(0, len(names), _TURN):
+            for name in names[turn : turn + _TURN]:
+                if name in self._instance.replica:  # it was when the request came
+                    entries += describe.index_entries(self._control.model(name), wanted.ready)
+            await asyncio.sleep(0)
+        return json_response(entries)
 
     async def _load(self, request: Request, route: Route) -> Response:
         self._check_control("load")

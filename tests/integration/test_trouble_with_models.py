@@ -1,0 +1,319 @@
+"""Models that are broken, change or go: Shoal says what is wrong and serves everything else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shoal.domain.errors import Conflict, LoadFailed, ModelNotFound
+from tests.served import Served, until
+from tests.trouble import (
+    HELD,
+    REQUEST,
+    Gate,
+    answer,
+    copy_whole,
+    declared,
+    put,
+    refusal,
+    said,
+    source,
+)
+
+if TYPE_CHECKING:
+    from examples.make_models import Case
+
+QUICK = ("--folder-settle-s", "0.15", "--load-retry-base-s", "0.1", "--load-retry-max-s", "1",
+         "--folder-poll-s", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, example_cases: tuple[Path, list[Case]]
+           ) -> Path:
+    folder = tmp_path_factory.mktemp("trouble") / "models"
+    folder.mkdir()
+    examples = example_cases[0]
+    for name in ("iris", "diabetes.json", "iris-net", "grapes.txt", "digits-net"):
+        copy_whole(examples / name, folder / name)
+    put(folder, "double", source())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(folder, *QUICK, data_dir=tmp_path_factory.mktemp("data")) as served:
+        yield served
+
+
+@pytest.fixture
+def iris(example_cases: tuple[Path, list[Case]]) -> Case:
+    return next(case for case in example_cases[1] if case.model == "iris")
+
+
+class Stream:
+    """Requests without a pause, from two threads, until the block ends: all must be answered."""
+
+    def __init__(self, server: Served, model: str) -> None:
+        self.answers: list[float] = []
+        self.failures: list[str] = []
+        self._server, self._model = server, model
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            response = self._server.infer(self._model, REQUEST)
+            if response.status_code == 200:
+                self.answers.append(response.json()["outputs"][0]["data"][0])
+            else:
+                self.failures.append(response.text)
+
+    def __enter__(self) -> Stream:
+        for thread in self._threads:
+            thread.start()
+        until(lambda: self.answers or self.failures, "a first answer")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.failures == []
+
+
+# --- broken from the start ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def broken(server: Served, folder: Path, example_cases: tuple[Path, list[Case]]) -> set[str]:
+    """Puts one model of every kind of brokenness into the folder."""
+    examples = example_cases[0]
+    whole = (examples / "iris" / "model.joblib").read_bytes()
+    digits = (examples / "digits.pkl").read_bytes()
+    forest = (examples / "diabetes.json").read_bytes()
+    net = (examples / "iris-net" / "model.onnx").read_bytes()
+    script = (examples / "digits-net" / "1" / "model.pt").read_bytes()
+    noise = os.urandom(4096)
+    files = {
+        "cut-joblib/model.joblib": whole[: len(whole) // 2], "cut-pickle.pkl": digits[:1000],
+        "cut-trees.json": forest[: len(forest) // 2], "cut-net.onnx": net[: len(net) // 2],
+        "cut-script/model.pt": script[: len(script) // 2],
+        "empty.joblib": b"", "empty-net.onnx": b"", "empty-trees.json": b"",
+        "noise.onnx": noise, "noise.pkl": noise, "noise-script.pt": noise, "noise.skops": noise,
+        "strange/model.xyz": b"what is this", "two/a.joblib": whole, "two/b.joblib": whole,
+        "nothing/README.md": b"# Nothing", "syntax/model.py": b"class Model(:\n",
+        "no-class/model.py": b"x = 1\n", "no-module/model.py": b"import no_such_module_1\n",
+    }
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    names = {name.split("/")[0].split(".")[0] for name in files}
+    declared(server, *names)
+    return names
+
+
+def test_what_is_broken_is_refused_with_its_cause(server: Served, broken: set[str]) -> None:
+    for name in sorted(broken):
+        response = server.infer(name, REQUEST)
+        assert response.status_code == 503, (name, response.text)
+        cause = response.json()["error"]
+        assert name in cause, cause
+        assert "\n" not in cause
+        assert "Traceback" not in cause
+        assert int(response.headers["retry-after"]) >= 0
+        ready = server.http.get(f"/v2/models/{name}/ready")
+        assert ready.status_code == 503, (name, ready.text)
+        assert len(ready.json()["error"]) > 20, name
+        story = server.client.explain(name)
+        assert story.model.state in ("failed", "invalid"), name
+        told = " ".join(story.summary)
+        assert story.model.problem or story.failures, name
+        assert (story.model.problem or story.failures[0].message) in told
+        assert {event.kind for event in story.events} & {"model_problem", "load_failed"}, name
+        with pytest.raises(LoadFailed) as error:
+            server.client.load(name, timeout_s=10)
+        assert name in str(error.value)
+
+
+def test_each_cause_says_what_to_do(server: Served, broken: set[str]) -> None:
+    for name, words in {
+        "empty": "is empty; copy it again", "strange": "strange", "two": "b.joblib",
+        "no-module": "no_such_module_1", "syntax": "model.py line 1", "no-class": "class Model",
+        "cut-net": "cut-net.onnx", "nothing": "nothing",
+    }.items():
+        assert words in refusal(server, name)[1]
+
+
+def test_the_others_serve_beside_them(server: Served, broken: set[str], iris: Case) -> None:
+    assert server.infer("iris", iris.request).status_code == 200
+    assert answer(server, "double") == [2.0, 4.0]
+
+
+def test_status_names_what_is_broken(server: Served, broken: set[str]) -> None:
+    status = server.client.status()
+    assert status.ready
+    said_of = "\n".join(status.problems)
+    for name in ("strange", "two", "nothing"):
+        assert f"'{name}'" in said_of
+    assert status.by_state["invalid"] >= 3
+
+
+# --- arriving -----------------------------------------------------------------------------------
+
+
+def test_a_half_copied_model_is_not_declared_until_it_is_still(
+    server: Served, folder: Path, example_cases: tuple[Path, list[Case]], iris: Case
+) -> None:
+    whole = (example_cases[0] / "iris" / "model.joblib").read_bytes()
+    path = folder / "slow" / "model.joblib"
+    path.parent.mkdir()
+    scanned = len(server.logs)
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, len(whole), 50):
+            file.write(whole[start : start + 50])
+            # A look at the models between the pieces takes longer than nothing, so the copy does.
+            assert "slow" not in server.http.get("/v2/models").json()["models"]
+    declared(server, "slow")
+    assert server.infer("slow", iris.request).status_code == 200
+    assert not said(server, "slow", "load_failed")
+    assert not said(server, "slow", "model_problem")
+    assert scanned >= 0
+
+
+@pytest.mark.parametrize("how", ["renamed over it", "written in place"])
+def test_new_content_takes_over_while_requests_run(
+    server: Served, folder: Path, how: str
+) -> None:
+    name = how.split()[0]
+    path = put(folder, name, source(factor=2))
+    declared(server, name)
+    with Stream(server, name) as stream:
+        assert set(stream.answers) == {2.0}
+        if how == "renamed over it":
+            put(folder, name, source(factor=3))
+        else:
+            path.write_text(source(factor=3))
+        until(lambda: stream.answers[-1] == 3.0, "the new content answers")
+    assert stream.answers == sorted(stream.answers), "never back to the old one"
+    assert said(server, name, "revision_switched")
+
+
+def test_broken_new_content_leaves_the_old_one_serving_until_it_is_healed(
+    server: Served, folder: Path
+) -> None:
+    put(folder, "heals", source(factor=2))
+    declared(server, "heals")
+    with Stream(server, "heals") as stream:
+        put(folder, "heals", "class Model(:\n")
+        until(lambda: said(server, "heals", "load_failed"), "the failed load is told")
+        story = server.client.explain("heals")
+        assert story.model.state == "ready"
+        assert "model.py line 1" in " ".join(story.summary)
+        assert story.model.pending is not None
+        assert any("heals" in problem for problem in server.client.status().problems)
+        put(folder, "heals", source(factor=3))
+        until(lambda: stream.answers[-1] == 3.0, "the healed content answers")
+    assert set(stream.answers) == {2.0, 3.0}
+    assert not any("heals" in problem for problem in server.client.status().problems)
+
+
+def test_new_content_that_is_no_model_leaves_the_old_one_serving(
+    server: Served, folder: Path, example_cases: tuple[Path, list[Case]], iris: Case
+) -> None:
+    path = folder / "turned" / "model.joblib"
+    path.parent.mkdir()
+    shutil.copyfile(example_cases[0] / "iris" / "model.joblib", path)
+    declared(server, "turned")
+    assert server.infer("turned", iris.request).status_code == 200
+    path.rename(path.with_suffix(".xyz"))
+    until(lambda: said(server, "turned", "model_problem"), "the problem is told")
+    assert server.infer("turned", iris.request).status_code == 200
+    story = server.client.explain("turned")
+    assert story.model.problem is not None
+    assert story.model.problem in " ".join(story.summary)
+    path.with_suffix(".xyz").rename(path)
+    until(lambda: server.client.model("turned").problem is None, "the problem is gone")
+    assert server.infer("turned", iris.request).status_code == 200
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+
+def test_versions_come_break_and_go(server: Served, folder: Path) -> None:
+    def put_version(number: int, text: str) -> None:
+        beside = folder.parent / f".v{number}"
+        beside.mkdir()
+        (beside / "model.py").write_text(text)
+        os.replace(beside, folder / "versions" / str(number))
+
+    (folder / "versions").mkdir()
+    put_version(1, source(factor=1))
+    declared(server, "versions")
+    with Stream(server, "versions") as stream:
+        put_version(2, source(factor=2))
+        until(lambda: stream.answers[-1] == 2.0, "version 2 takes over")
+        assert answer(server, "versions", version=1) == [1.0, 2.0]
+        put_version(3, "class Model(:\n")
+        until(lambda: said(server, "versions", "load_failed"), "version 3 cannot be loaded")
+        assert answer(server, "versions") == [2.0, 4.0]
+        refused = server.infer("versions", REQUEST, 3)
+        assert refused.status_code == 503
+        assert "model.py line 1" in refused.json()["error"]
+        shutil.rmtree(folder / "versions" / "3")
+        until(lambda: len(server.client.model("versions").versions) == 2, "version 3 is gone")
+        assert server.infer("versions", REQUEST, 3).status_code == 404
+        shutil.rmtree(folder / "versions" / "2")
+        until(lambda: stream.answers[-1] == 1.0, "the default falls back")
+    assert set(stream.answers) == {1.0, 2.0}
+    assert server.infer("versions", REQUEST, 2).status_code == 404
+    assert "has no version 2" in server.infer("versions", REQUEST, 2).json()["error"]
+
+
+# --- going --------------------------------------------------------------------------------------
+
+
+def test_a_model_deleted_in_use_finishes_its_requests(
+    server: Served, folder: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    put(folder, "leaving", source(HELD, gate=gate))
+    declared(server, "leaving")
+    answers: list[int] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(server.infer("leaving", REQUEST).status_code)
+    )
+    asking.start()
+    gate.wait_for(1)
+    shutil.rmtree(folder / "leaving")
+    until(lambda: refusal(server, "leaving")[0] == 404, "new requests are refused")
+    assert "'leaving' is not registered" in refusal(server, "leaving")[1]
+    gate.open()
+    asking.join()
+    assert answers == [200]
+
+
+def test_a_registered_model_whose_files_are_deleted_is_served_from_memory(
+    server: Served, folder: Path
+) -> None:
+    path = put(folder.parent / "elsewhere", "kept", source(factor=5))
+    server.client.register("kept", str(path.parent), options={}, format="python")
+    with pytest.raises(LoadFailed, match="trust.locations"):
+        server.client.load("kept")
+    server.client.unregister("kept")
+
+
+def test_a_registration_may_not_take_a_folders_name(server: Served, folder: Path) -> None:
+    with pytest.raises(Conflict, match="watched folder"):
+        server.client.register("double", str(folder / "double"))
+    with pytest.raises(Conflict, match="watched folder"):
+        server.client.unregister("double")
+    with pytest.raises(ModelNotFound):
+        server.client.unregister("nobody")
+    assert answer(server, "double") == [2.0, 4.0]
