@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Workers of pytest: one a processor.
 JOBS ?= $(shell nproc)
-NAME ?= http
+NAME ?= ceiling
 KEEP ?=
 
 .PHONY: help install demo test check format bench clean
@@ -16,7 +16,7 @@ help:
 	@echo "make demo      install, serve the example models, ask them, show what happened (KEEP=1: keep serving)"
 	@echo "make test      every test"
 	@echo "make check     style, types, layers, sizes"
-	@echo "make bench     a benchmark: NAME=http, cache, stack (see benchmarks/README.md)"
+	@echo "make bench     a benchmark: NAME=ceiling, http, cold, eviction (see benchmarks/README.md)"
 	@echo "make clean     remove the environment and what was generated"
 
 install: $(VENV)/.with-frameworks

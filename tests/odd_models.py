@@ -145,12 +145,12 @@ BROKEN: Final = """
             return inputs
 """
 
-GIB: Final = 1024**3
+MIB: Final = 1024**2
 
 
 def write_odd_models(folder: Path) -> None:
     """Beside whatever is in `folder` already. The sizes of `heavy`, `bulky` and `vast` are such
-    that of the first two one fits in 1 GiB, and the last never does."""
+    that of the first two one fits in 48 MiB, and the last never does."""
     for name, source in (
         ("echo", ECHO), ("pair", PAIR), ("wrong", WRONG), ("promises", PROMISES),
         ("gated", GATED), ("slow-to-load", SLOW_TO_LOAD), ("slow-to-fetch", SLOW_TO_LOAD),
@@ -159,7 +159,7 @@ def write_odd_models(folder: Path) -> None:
     ):
         _write(folder / name / "model.py", source)
     for name, size_bytes, more in (
-        ("heavy", GIB * 6 // 10, "pin: true\n"), ("bulky", GIB * 6 // 10, ""), ("vast", 2 * GIB, ""),
+        ("heavy", 30 * MIB, "pin: true\n"), ("bulky", 30 * MIB, ""), ("vast", 900 * MIB, ""),
     ):
         _write(folder / name / "model.py", ECHO)
         _write(folder / name / "model.yaml", f"memory_bytes: {size_bytes}\n{more}")

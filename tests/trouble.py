@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import textwrap
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+
+import httpx2
 
 from tests.served import Served, until
 
@@ -112,5 +115,35 @@ def said(server: Served, model: str | None, kind: str) -> list[str]:
             if event.kind == kind]
 
 
-def as_text(value: object) -> str:
-    return json.dumps(value, default=str)
+class Asked:
+    """A request on a thread of its own."""
+
+    def __init__(self, server: Served, model: str, *, timeout_ms: int | None = None) -> None:
+        self._done: Future[httpx2.Response] = Future()
+        headers = {} if timeout_ms is None else {"shoal-timeout-ms": str(timeout_ms)}
+
+        def ask() -> None:
+            try:
+                self._done.set_result(server.http.post(
+                    f"/v2/models/{model}/infer", json=REQUEST, headers=headers))
+            except httpx2.HTTPError as error:
+                self._done.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+
+    @property
+    def done(self) -> bool:
+        return self._done.done()
+
+    @property
+    def response(self) -> httpx2.Response:
+        return self._done.result(timeout=30)
+
+    @property
+    def status(self) -> int:
+        return self.response.status_code
+
+
+def waiting(server: Served) -> int:
+    """Requests that wait for a load."""
+    return server.client.instances()[0].waiting_requests

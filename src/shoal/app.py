@@ -134,11 +134,12 @@ class App:
         ])
         try:
             await self.instance.start()
-            await self._folders.start(watch=self.settings.folder.watch)
             await self._listen()
+            await self._folders.start(watch=self.settings.folder.watch)
         except BaseException:
             await self.stop()
             raise
+        self.instance.starting = False
         self.instance.fill()
         log.info(
             "serving", models=len(self.instance.replica),

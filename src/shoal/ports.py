@@ -62,6 +62,7 @@ class LoadedModel(Protocol):
     signature: Signature
     platform: str  # e.g. "onnxruntime_onnx"; the protocol's metadata field
     max_concurrency: int
+    may_wait: bool  # `predict` may wait for something else than processors: a network, a lock
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue],
                 outputs: tuple[str, ...] = ()) -> Arrays:

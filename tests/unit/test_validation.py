@@ -235,7 +235,7 @@ def test_the_default_outputs_are_those_the_signature_names_or_all() -> None:
 def test_outputs_come_as_asked_for() -> None:
     asked = InferRequest([], outputs=[RequestedOutput("p"), RequestedOutput("label")])
     assert RequestCheck(STRICT).outputs(asked) == ("p", "label")
-    assert RequestCheck(Signature((), ())).outputs(asked) == ("p", "label")
+    assert RequestCheck(Signature((), ())).outputs(asked) == ()
 
 
 def test_an_unknown_output_is_refused_naming_the_known() -> None:
@@ -306,3 +306,16 @@ def test_a_model_that_breaks_its_promise_has_failed(given: dict[str, Any], said:
 def test_outputs_whose_names_are_no_text_are_the_models_fault(name: Any) -> None:
     with pytest.raises(ModelFailed, match="names must be text"):
         make_response("m", "1", {name: ONES}, request(), ())
+
+
+def test_of_undeclared_outputs_those_asked_for_are_returned() -> None:
+    asked = InferRequest([], outputs=[RequestedOutput("c"), RequestedOutput("a")])
+    given = dict.fromkeys("abc", ONES)
+    response = make_response("m", "1", given, asked, RequestCheck(Signature((), ())).outputs(asked))
+    assert [tensor.name for tensor in response.outputs] == ["c", "a"]
+
+
+def test_asking_for_an_output_nobody_declared_nor_gave_is_the_callers_fault() -> None:
+    asked = InferRequest([], outputs=[RequestedOutput("z")])
+    with pytest.raises(InvalidInput, match="'z' is not one of the model's, which gave 'a', 'b'"):
+        make_response("m", "1", {"a": ONES, "b": ONES}, asked, ())

@@ -292,7 +292,7 @@ class Inference:
         log.info(
             "request", model=call.name, version=call.version, protocol=call.protocol,
             code=int(code), took_ms=round(took_s * 1e3, 3), request_id=call.request_id,
-            problem=problem,
+            **({} if problem is None else {"problem": problem}),
         )
 
 

@@ -6,7 +6,7 @@ no protocol's bytes and no copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,17 +73,17 @@ class RequestCheck:
 
     def outputs(self, request: InferRequest) -> tuple[str, ...]:
         """The names of the outputs to return, in order: those asked for, or the default ones.
-        Empty: whatever the model gives. Raises InvalidInput for unknown names."""
-        if not request.outputs:
+        Empty: the model declares none, and only its answer tells. Raises InvalidInput for unknown
+        names."""
+        if not request.outputs or not self._outputs:
             return self._default_outputs
         names = tuple(output.name for output in request.outputs)
-        if self._outputs:
-            for name in names:
-                if name not in self._outputs:
-                    raise InvalidInput(
-                        f"output {name!r} is not one of the model's: "
-                        f"{_names(self._signature.outputs)}"
-                    )
+        for name in names:
+            if name not in self._outputs:
+                raise InvalidInput(
+                    f"output {name!r} is not one of the model's: "
+                    f"{_names(self._signature.outputs)}"
+                )
         return names
 
     def _any_arrays(self, request: InferRequest) -> Arrays:
@@ -213,14 +213,13 @@ def make_response(
 ) -> InferResponse:
     """What `predict` gave, as the answer to `request`.
 
-    wanted: the outputs to return, in order, as `RequestCheck.outputs` says; empty: all of `arrays`.
-    Datatypes are those of the arrays (strings of any kind: BYTES, as UTF-8). Raises ModelFailed
-    when a wanted output is missing or no array of a datatype that the protocol has.
+    wanted: the outputs to return, in order, as `RequestCheck.outputs` says; empty: those of
+    `arrays` that the request asks for. Datatypes are those of the arrays (strings of any kind:
+    BYTES, as UTF-8). Raises ModelFailed when a wanted output is missing or no array of a datatype
+    that the protocol has, InvalidInput when one is asked for that was never declared nor given.
     """
-    if not wanted:
-        _check_given_names(model, arrays)
     outputs = []
-    for name in wanted or arrays:
+    for name in wanted or _undeclared(model, arrays, request):
         try:
             data = arrays[name]
         except KeyError:
@@ -239,17 +238,29 @@ def make_response(
     return InferResponse(model, version, outputs, request.id)
 
 
-def _check_given_names(model: str, names: Iterable[object]) -> None:
-    """Raise ModelFailed for names of the model's own making that are no text."""
-    for name in names:
-        try:
-            if not isinstance(name, str):
-                raise TypeError
-            name.encode()
-        except (TypeError, UnicodeEncodeError):
+def _undeclared(model: str, given: Mapping[str, Array], request: InferRequest) -> list[str]:
+    """Of the outputs that a model without declared ones gave, those that are asked for."""
+    for name in given:
+        if not _is_text(name):
             raise ModelFailed(
                 f"model {model!r} gave an output named {name!r}; names must be text"
-            ) from None
+            )
+    asked = [output.name for output in request.outputs]
+    for name in asked:
+        if name not in given:
+            came = ", ".join(map(repr, given)) or "nothing"
+            raise InvalidInput(f"output {name!r} is not one of the model's, which gave {came}")
+    return asked or list(given)
+
+
+def _is_text(name: object) -> bool:
+    if not isinstance(name, str):
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _normal(model: str, name: str, data: Array) -> tuple[str, Array]:

@@ -18,7 +18,7 @@ from shoal.core.node import Core
 from shoal.core.options import Options
 from shoal.domain import commands as do
 from shoal.domain import events as on
-from shoal.domain.errors import LoadFailed, ModelNotFound, ShoalError, VersionNotFound
+from shoal.domain.errors import LoadFailed, ModelNotFound, ShoalError, Unavailable, VersionNotFound
 from shoal.domain.events import served
 from shoal.domain.model import ModelRecord, Revision
 from shoal.domain.reasons import Reason
@@ -79,6 +79,7 @@ class Instance:
         self.versioned: dict[tuple[str, int], LiveCopy] = {}
         self.live: dict[str, LiveCopy] = {}  # by revision
         self.on_removed: Callable[[str], None] | None = None  # called soon after, with the name
+        self.starting = True  # not all folders are read yet, so names may be unknown
         self.draining = False
         self.registry_problem: str | None = None
         self.invalid: set[str] = set()  # models of which nothing can be served
@@ -138,8 +139,12 @@ class Instance:
     # --- requests -------------------------------------------------------------------------------
 
     def record(self, name: str) -> ModelRecord:
-        """The declaration of `name`. Raises ModelNotFound."""
+        """The declaration of `name`. Raises ModelNotFound, Unavailable while starting."""
         record = self.replica.get(name)
+        if record is None and self.starting:
+            raise Unavailable(
+                f"model {name!r} is not known yet: this instance is starting and still reads its "
+                "folders", 1.0)
         if record is None:
             raise ModelNotFound(f"model {name!r} is not registered")
         return record
@@ -170,7 +175,7 @@ class Instance:
                   version: int | None, timeout_s: float | None) -> None:
         """Load or unload by hand. timeout_s: how long to wait for the outcome; None: not at all."""
         record = self.record(name)
-        if version is not None and served(record, version) is None:
+        if served(record, version) is None and (version is not None or event is on.LoadAsked):
             raise _not_served(record, version)
         ticket = self.tickets.issue()
         self.send(event(ticket, record, version))

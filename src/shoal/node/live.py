@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shoal.domain.errors import ModelFailed, Overloaded, ShoalError
@@ -136,24 +136,30 @@ class LiveCopy:
         )
         self._on_threads += 1
         call.add_done_callback(self._ended)
-        answer, compute_s = await asyncio.shield(call)
-        if compute_s < self._running.inline_limit_s:
+        answer, compute_s, cost_s = await asyncio.shield(call)
+        if cost_s < self._running.inline_limit_s:
             self._inline_bytes = max(self._inline_bytes, GROWTH * input_bytes)
         return Prediction(answer, queue_s, compute_s)
 
     def _timed(
         self, inputs: Arrays, parameters: Mapping[str, JsonValue], outputs: tuple[str, ...]
-    ) -> tuple[Arrays, float]:
-        started = perf_counter()
+    ) -> tuple[Arrays, float, float]:
+        """The outputs; seconds that it took; and what it would cost the event loop.
+
+        On a thread a call also waits for the interpreter's lock, which it would not on the loop: so
+        processor time counts, unless the model may wait for other things.
+        """
+        started, used = perf_counter(), thread_time()
         try:
             answer = self.model.predict(inputs, parameters, outputs)
         except ShoalError:
             raise
         except BaseException as error:  # its SystemExit must not end the server
             raise self._failed(error) from error
-        return answer, perf_counter() - started
+        took_s = perf_counter() - started
+        return answer, took_s, took_s if self.model.may_wait else thread_time() - used
 
-    def _ended(self, call: asyncio.Future[tuple[Arrays, float]]) -> None:
+    def _ended(self, call: asyncio.Future[tuple[Arrays, float, float]]) -> None:
         self._on_threads -= 1
         self._turns.release()
         self.uses += 1

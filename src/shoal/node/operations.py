@@ -148,7 +148,7 @@ class Operations:
             host=socket.gethostname(),
             pid=os.getpid(),
             version=shoal.__version__,
-            state="draining" if instance.draining else "ready",
+            state=self._state(),
             started_at=identity.started_at,
             http_address=identity.http_address,
             management_address=identity.management_address,
@@ -240,7 +240,16 @@ class Operations:
         ]
 
     def problems_of_readiness(self) -> list[str]:
-        return ["this instance is shutting down"] if self._instance.draining else []
+        if self._instance.draining:
+            return ["this instance is shutting down"]
+        if self._instance.starting:
+            return ["this instance is starting: it still reads its folders"]
+        return []
+
+    def _state(self) -> str:
+        if self._instance.draining:
+            return "draining"
+        return "starting" if self._instance.starting else "ready"
 
 
 def _first(names: Iterator[str], count: int) -> Iterator[str]:

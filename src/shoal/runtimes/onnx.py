@@ -81,6 +81,7 @@ class _OnnxModel:
         )
         self.platform = "onnxruntime_onnx"
         # Sessions are documented as safe for several threads at once.
+        self.may_wait = False
         self.max_concurrency = parallel_calls(artifact.threads)
         self.notes = notes
         # A graph may leave an input's rank open; ONNX Runtime shows that as no extents at all, like

@@ -99,6 +99,7 @@ class _PythonModel:
                                      or artifact.outputs)
         self.platform = "python"
         # Code that was not written for threads is called by one at a time.
+        self.may_wait = True  # a class may do anything
         self.max_concurrency = _concurrency(instance, artifact)
         self.notes = tuple(notes)
         self.signature = Signature(

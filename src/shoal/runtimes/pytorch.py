@@ -104,6 +104,7 @@ class _TorchModel:
         ) or artifact.path.stat().st_size
         self.platform = "pytorch_torchscript"
         # Modules in evaluation are safe for several threads: they only read their weights.
+        self.may_wait = False
         self.max_concurrency = parallel_calls(artifact.threads)
         self.signature = Signature(
             inputs=tuple(bound.shown for bound in self._inputs),

@@ -64,6 +64,7 @@ class TabularModel(Generic[Data]):
         self._model = artifact.model
         self._recipe: Recipe[Data] | None = recipe
         self.platform = recipe.platform
+        self.may_wait = False
         self.max_concurrency = recipe.max_concurrency
         self.notes = recipe.notes
         self.signature = Signature(

@@ -145,7 +145,8 @@ class PublicApi:
             log.info(
                 "request", method=request.method, path=request.target, code=response.status,
                 took_ms=round((perf_counter() - started) * 1e3, 3),
-                request_id=responses.request_id(request), problem=problem,
+                request_id=responses.request_id(request),
+                **({} if problem is None else {"problem": problem}),
             )
         return responses.finish(request, response)
 
