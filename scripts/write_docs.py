@@ -11,19 +11,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from shoal.cli.main import app
 from shoal.cli.render import size
 from shoal.observability.metric_names import METRICS
 from shoal.settings import SettingField, Settings, setting_fields
 
-if TYPE_CHECKING:
-    from typer.core import TyperArgument, TyperCommand, TyperOption
-
-    Parameter = TyperArgument | TyperOption
+Parameter: TypeAlias = TyperArgument | TyperOption
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 _GENERATED: Final = "<!-- Written by scripts/write_docs.py. Change the code it reads, not this. -->"
@@ -107,10 +105,12 @@ def metrics_page() -> str:
 def cli_page() -> str:
     """docs/cli.md."""
     program = typer.main.get_command(app)
+    assert isinstance(program, TyperGroup)
     epilog = " ".join((program.epilog or "").split())
     lines = ["# Command line", "", _GENERATED, "", _CLI, epilog, "", "## shoal", ""]
-    lines += _parameters("option", program.params)
+    lines += _parameters("option", _of(program))
     for name, command in program.commands.items():
+        assert isinstance(command, TyperCommand)
         lines += _command(name, command)
     return "\n".join(lines)
 
@@ -152,7 +152,7 @@ def _default(field: SettingField) -> str:
 def _command(name: str, command: TyperCommand) -> Iterator[str]:
     yield from (f"## shoal {name}", "")
     yield from (*_paragraphs(command.help or ""), "")
-    shown: list[Parameter] = list(command.params)
+    shown = _of(command)
     if name == "serve":
         flags = {field.flag for field in setting_fields()}
         shown = [each for each in shown if not flags.intersection(each.opts)]
@@ -162,6 +162,10 @@ def _command(name: str, command: TyperCommand) -> Iterator[str]:
     yield from _parameters("option", options)
     if name == "serve":
         yield from ("Beside these every [setting](settings.md) is an option.", "")
+
+
+def _of(command: TyperCommand | TyperGroup) -> list[Parameter]:
+    return [each for each in command.params if isinstance(each, TyperArgument | TyperOption)]
 
 
 def _paragraphs(text: str) -> Iterator[str]:

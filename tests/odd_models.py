@@ -87,6 +87,23 @@ WRONG: Final = """
             return {"y": inputs["x"]}
 """
 
+# Text in, the same text out.
+TEXT: Final = """
+    class Model:
+        inputs = ({"name": "text", "datatype": "BYTES", "shape": [-1]},)
+
+        def predict(self, inputs, parameters):
+            return {"same": inputs["text"]}
+"""
+
+NOT_A_NUMBER: Final = """
+    class Model:
+        inputs = ({"name": "x", "datatype": "FP32", "shape": [-1]},)
+
+        def predict(self, inputs, parameters):
+            return {"y": inputs["x"] * float("nan")}
+"""
+
 # A promise that its predict does not keep.
 PROMISES: Final = """
     class Model:
@@ -155,7 +172,7 @@ def write_odd_models(folder: Path) -> None:
         ("echo", ECHO), ("pair", PAIR), ("wrong", WRONG), ("promises", PROMISES),
         ("gated", GATED), ("slow-to-load", SLOW_TO_LOAD), ("slow-to-fetch", SLOW_TO_LOAD),
         ("broken", BROKEN), ("stats", ECHO), ("counted", ECHO), ("handled", ECHO),
-        ("prone/1", ECHO), ("prone/2", BROKEN), ("some.name_with-all-1", ECHO),
+        ("text", TEXT), ("not-a-number", NOT_A_NUMBER), ("prone/1", ECHO), ("prone/2", BROKEN), ("some.name_with-all-1", ECHO),
     ):
         _write(folder / name / "model.py", source)
     for name, size_bytes, more in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -160,8 +161,6 @@ def test_a_load_that_takes_too_long_is_answered_504_and_goes_on(
 
 def leaving(server: Served, name: str) -> Callable[[], None]:
     """Send a request; the function that is returned closes its connection."""
-    import json
-
     body = json.dumps(REQUEST).encode()
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
@@ -254,7 +253,7 @@ def test_pinned_models_stay_and_the_rest_is_refused_for_lack_of_room(
     assert not said(server, pinned, "evicted")
     server.client.unregister("pinned")
     until(lambda: refusal(server, other)[0] == 200, "there is room again")
-    server.client.register("pinned", server.client.model(small).uri, format="python")
+    server.client.register("pinned", server.client.model(small).uri)
 
 
 def test_an_idle_model_leaves_and_comes_back(server: Served, register: Register) -> None:
@@ -319,7 +318,7 @@ AT_13 = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [13.
 def test_whatever_predict_raises_is_one_failed_request(
     server: Served, register: Register, error: str
 ) -> None:
-    name = register(f"raises-{error}", source(RAISE_AT_13.format(raising=RAISINGS[error])))
+    name = register(f"raises-{list(RAISINGS).index(error)}", source(RAISE_AT_13.format(raising=RAISINGS[error])))
     first = server.infer(name, AT_13)  # on a thread
     for _ in range(5):
         assert answer(server, name) == [2.0, 4.0]
@@ -339,12 +338,12 @@ def test_whatever_loading_raises_is_one_failed_load(
 ) -> None:
     raising = RAISINGS[error].replace("self.predict(inputs, parameters)", "self.load(folder)")
     if where == "load":
-        text = source(f"def load(self, folder):\n    {raising}\n{ANSWER}")
+        text = source(f"    def load(self, folder):\n        {raising}\n{ANSWER}")
     elif error == "RecursionError":
         text = source() + "\ndef again():\n    again()\nagain()\n"
     else:
         text = source() + f"\n{raising}\n"
-    name = register(f"fails-{where}-{error}", text)
+    name = register(f"fails-{where}-{list(RAISINGS).index(error)}", text)
     status, cause = refusal(server, name)
     assert status == 503
     assert error in cause
@@ -373,7 +372,7 @@ def test_a_close_that_raises_or_hangs_delays_nobody(
 ) -> None:
     held = HELD_LOAD.replace("def load(self, folder)", "def close(self)")
     slow = register("slow-close", source(held, gate=gate), memory_bytes=10 * MIB)
-    rude = register("rude-close", source("def close(self):\n    sys.exit(1)\n" + ANSWER))
+    rude = register("rude-close", source("    def close(self):\n        sys.exit(1)\n" + ANSWER))
     assert answer(server, slow) == answer(server, rude) == [2.0, 4.0]
     server.client.unload(rude)
     assert "SystemExit" in said(server, rude, "runtime_note")[0]
@@ -397,8 +396,6 @@ def test_a_thousand_requests_for_one_cold_model_are_one_load(
     statuses: list[bytes] = []
 
     def ask() -> None:
-        import json
-
         body = json.dumps(REQUEST).encode()
         host, port = server.url.removeprefix("http://").split(":")
         request = (

@@ -197,7 +197,7 @@ def encode_response(response: InferResponse) -> bytes:
         extents = {tensor.shape[:1] for tensor in response.outputs}
         if len(extents) == 1 and extents != {()}:
             ((count,),) = extents
-            columns = list(outputs.items())
+            columns = [(name, _elements(values)) for name, values in outputs.items()]
             predictions = [{name: values[row] for name, values in columns} for row in range(count)]
         else:
             predictions = outputs
@@ -215,6 +215,15 @@ def _values(tensor: Tensor) -> list[object] | Array:
     if tensor.datatype == "BF16":
         data = tensors.widen(data)
     return data.tolist() if data.ndim == 0 else np.ascontiguousarray(data)
+
+
+def _elements(values: list[object] | Array) -> list[object] | Array:
+    """`values` such that orjson writes each `values[row]`: of integers, numpy has scalars that it
+    does not know (`longlong`, which ONNX Runtime gives)."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        elements: list[object] = values.tolist()
+        return elements
+    return values
 
 
 def _text(element: bytes) -> str | dict[str, str]:
