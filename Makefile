@@ -22,7 +22,7 @@ help:
 install: $(VENV)/.with-frameworks
 
 demo: $(VENV)/.with-frameworks
-	@KEEP=$(KEEP) $(BIN)/python examples/demo.py
+	@KEEP=$(KEEP) $(BIN)/python -m examples.demo
 
 test: $(VENV)/.with-tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -9,6 +9,11 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
+# A request that all of them take, except `pair` and `text`.
+ONE: Final[dict[str, list[dict[str, object]]]] = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}]
+}
+
 # Declares nothing, so it takes any tensors, and gives them back under their names.
 ECHO: Final = """
     class Model:
@@ -134,6 +139,37 @@ GATED: Final = """
             return {"y": inputs["x"]}
 """
 
+# Too slow for the event loop.
+PLODDING: Final = """
+    import time
+
+
+    class Model:
+        inputs = ({"name": "x", "datatype": "FP32", "shape": [-1]},)
+
+        def predict(self, inputs, parameters):
+            time.sleep(0.002)
+            return {"y": inputs["x"]}
+"""
+
+# Takes one call at a time, and notices when it does not get its wish.
+ALONE: Final = """
+    class Model:
+        inputs = ({"name": "x", "datatype": "FP32", "shape": [-1]},)
+        outputs = ({"name": "crowded", "datatype": "BOOL", "shape": [1]},)
+
+        def load(self, folder):
+            self.calls = 0
+
+        def predict(self, inputs, parameters):
+            self.calls += 1
+            crowded = self.calls > 1
+            for _ in range(len(inputs["x"]) * 20):
+                crowded = crowded or self.calls > 1
+            self.calls -= 1
+            return {"crowded": [crowded]}
+"""
+
 # Loads once the file `go` exists beside it.
 SLOW_TO_LOAD: Final = """
     import time
@@ -170,9 +206,11 @@ def write_odd_models(folder: Path) -> None:
     that of the first two one fits in 48 MiB, and the last never does."""
     for name, source in (
         ("echo", ECHO), ("pair", PAIR), ("wrong", WRONG), ("promises", PROMISES),
-        ("gated", GATED), ("slow-to-load", SLOW_TO_LOAD), ("slow-to-fetch", SLOW_TO_LOAD),
+        ("gated", GATED), ("plodding", PLODDING), ("alone", ALONE),
+        ("slow-to-load", SLOW_TO_LOAD), ("slow-to-fetch", SLOW_TO_LOAD),
         ("broken", BROKEN), ("stats", ECHO), ("counted", ECHO), ("handled", ECHO),
-        ("text", TEXT), ("not-a-number", NOT_A_NUMBER), ("prone/1", ECHO), ("prone/2", BROKEN), ("some.name_with-all-1", ECHO),
+        ("text", TEXT), ("not-a-number", NOT_A_NUMBER), ("prone/1", ECHO), ("prone/2", BROKEN),
+        ("some.name_with-all-1", ECHO),
     ):
         _write(folder / name / "model.py", source)
     for name, size_bytes, more in (

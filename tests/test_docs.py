@@ -207,6 +207,13 @@ def test_make_targets_exist(page: Path) -> None:
     assert set(said) - targets == set()
 
 
+@every_page
+def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    for code in CODE.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.fullmatch(r"(src|tests|docs|examples|scripts|benchmarks)/[\w./-]*\w", code):
+            assert (ROOT / code).exists(), f"`{code}` does not exist"
+
+
 # --- examples -----------------------------------------------------------------------------------
 
 

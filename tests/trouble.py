@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-
 from tests.served import Served, until
 
 ANSWER = """

@@ -156,6 +156,8 @@ class App:
         self.instance.drain()
         timeout_s = self.settings.shutdown_timeout_s
         end_s = self._clock.monotonic() + timeout_s
+        # Who still waits for a load then is answered before the connections are cut.
+        asyncio.get_running_loop().call_later(0.9 * timeout_s, self.instance.tickets.close)
         if self._http is not None:
             cut = await self._http.shutdown(timeout_s)
             if cut:

@@ -97,10 +97,11 @@ class Runtime(Protocol):
 
     format: str
     suffixes: tuple[str, ...]  # of artifact files, lower case, in order of preference
+    options: tuple[str, ...] | None  # names that `Artifact.options` may have; None: any
 
     def recognise(self, path: Path, head: bytes) -> bool:
-        """Is this the artifact? `path`: a file or folder; `head`: a file's first 4,096 bytes, b"" for
-        a folder. Cheap; imports no framework. Formats must not overlap: `.bst` is XGBoost's and
+        """Is this the artifact? `path`: a file or folder; `head`: a file's first 4,096 bytes, b""
+        for a folder. Cheap; imports no framework. Formats must not overlap: `.bst` is XGBoost's and
         LightGBM's, told apart by content."""
 
     def runs_code(self, path: Path) -> bool:

@@ -223,3 +223,17 @@ def test_warnings_of_loading_become_notes(tmp_path: Path) -> None:
     model = load(write(tmp_path, model="import warnings\nwarnings.warn('old words')\n" + ECHO))
     assert isinstance(model, Noted)
     assert model.notes == ("old words",)
+
+
+def test_options_reach_a_class_whose_load_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "class Model:\n"
+        "    def load(self, folder, options):\n"
+        "        self.factor = options['factor']\n"
+        "    def predict(self, inputs, parameters):\n"
+        "        return {'y': inputs['x'] * self.factor}\n"
+    )
+    artifact = Artifact("m", 1, tmp_path, "python", options={"factor": 3})
+    model = PythonRuntime().load(artifact)
+    assert model.predict({"x": np.array([2.0])}, {})["y"].tolist() == [6.0]
+    model.close()

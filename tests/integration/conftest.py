@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
 from tests.odd_models import write_odd_models
 from tests.served import Served
@@ -26,6 +28,11 @@ class Public:
     server: Served
     folder: Path
     cases: dict[str, Case]
+
+    def post(self, path: str, body: object, **headers: str) -> httpx2.Response:
+        """`body` as JSON; header names with `_` for `-`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.server.http.post(path, content=json.dumps(body), headers=named)
 
     def open(self, model: str) -> None:
         """The gate for which `model` waits."""

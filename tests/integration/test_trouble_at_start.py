@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from shoal.app import App
+from shoal.domain.errors import InvalidSpecification, ShoalError, StoreUnavailable
+from shoal.settings import read_settings
 
 WRONG = 5  # a setting or a folder is wrong
 UNAVAILABLE = 4  # the registry cannot be used
@@ -66,65 +71,49 @@ def locked_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def starts(tmp: Path, port: int) -> dict[str, Start]:
-    taken = str(port)
-    return {
-        "http port in use": Start(["--http-port", taken], WRONG, (taken, "in use", "http")),
-        "management port in use": Start(
-            ["--management-port", taken], WRONG, (taken, "in use", "--management-port")),
-        "no such host": Start(["--host", "203.0.113.7"], WRONG, ("203.0.113.7",)),
-        "unknown flag": Start(["--htp-port", "1"], USAGE, ("--htp-port",)),
-        "unknown variable": Start(
-            [], WRONG, ("SHOAL_HTP_PORT", "SHOAL_HTTP_PORT"), {"SHOAL_HTP_PORT": "1"}),
-        "wrong value": Start(["--memory", "lots"], WRONG, ("--memory", "'lots'", "512MiB")),
-        "wrong value in a variable": Start(
-            [], WRONG, ("SHOAL_CACHE_SHARE", "'7'"), {"SHOAL_CACHE_SHARE": "7"}),
-        "unknown key in the file": Start(
-            ["--config", file(tmp / "unknown.yaml", "cache: {shrae: 0.5}")], WRONG,
-            ("unknown.yaml", "cache.shrae", "cache.share")),
-        "no file": Start(["--config", tmp / "none.yaml"], WRONG, ("none.yaml", "No such file")),
-        "no YAML": Start(["--config", file(tmp / "no.yaml", "a: [")], WRONG, ("not valid YAML",)),
-        "missing folder": Start([tmp / "gone"], WRONG, ("gone", "does not exist")),
-        "a file for a folder": Start([file(tmp / "a-file")], WRONG, ("a-file", "is a file")),
-        "unreadable folder": Start(
-            [folder(tmp / "secret", 0)], WRONG, ("secret", "ermission denied"), unprivileged=True),
-        "data folder is a file": Start(
-            ["--data-dir", file(tmp / "data-file")], WRONG, ("data-file", "--data-dir")),
-        "data folder not writable": Start(
-            ["--data-dir", folder(tmp / "read-only", 0o555)], UNAVAILABLE,
-            ("read-only", "write access"), unprivileged=True),
-        "unknown registry": Start(["--registry-url", "etcd"], WRONG, ("registry.url", "etcd")),
-        "registry is a folder": Start(
-            ["--data-dir", folder(tmp / "odd" / "registry.sqlite3").parent], UNAVAILABLE,
-            ("registry.sqlite3", "is a folder")),
-        "registry of another program": Start(
-            ["--data-dir", foreign_database(tmp / "foreign" / "registry.sqlite3").parent],
-            UNAVAILABLE, ("another program",)),
-        "registry locked": Start(
-            ["--data-dir", tmp / "locked"], UNAVAILABLE, ("locked by another process", "fuser")),
-    }
+Case = Callable[[Path, str], Start]
+IN_A_PROCESS: dict[str, Case] = {
+    "http port in use": lambda tmp, taken: Start(
+        ["--http-port", taken], WRONG, (taken, "in use", "http")),
+    "unknown variable": lambda tmp, taken: Start(
+        [], WRONG, ("SHOAL_HTP_PORT", "SHOAL_HTTP_PORT"), {"SHOAL_HTP_PORT": "1"}),
+    "wrong value": lambda tmp, taken: Start(
+        ["--memory", "lots"], WRONG, ("--memory", "'lots'", "512MiB")),
+    "missing folder": lambda tmp, taken: Start([tmp / "gone"], WRONG, ("gone", "does not exist")),
+    "a file for a folder": lambda tmp, taken: Start(
+        [file(tmp / "a-file")], WRONG, ("a-file", "is a file")),
+    "unreadable folder": lambda tmp, taken: Start(
+        [folder(tmp / "secret", 0)], WRONG, ("secret", "permission denied"), unprivileged=True),
+    "data folder not writable": lambda tmp, taken: Start(
+        ["--data-dir", folder(tmp / "read-only", 0o555)], UNAVAILABLE,
+        ("read-only", "write access"), unprivileged=True),
+    "registry locked": lambda tmp, taken: Start(
+        ["--data-dir", tmp / "locked"], UNAVAILABLE, ("locked by another process", "fuser")),
+}
+UNKNOWN_FLAG = Start(["--htp-port", "1"], USAGE, ("--htp-port", "--http-port"))
+
+
+Ended = Callable[[str], tuple[Start, int, str]]
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory
-         ) -> Iterator[Callable[[str], tuple[Start, int, str]]]:
-    """How each start ended: status and standard error. They run side by side."""
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """How the start of a name ended: its status and standard error. All run side by side."""
     tmp = tmp_path_factory.mktemp("starts")
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        cases = starts(tmp, listening.getsockname()[1])
+        taken = str(listening.getsockname()[1])
+        starts = {name: make(tmp, taken) for name, make in IN_A_PROCESS.items()}
+        starts["unknown flag"] = UNKNOWN_FLAG
         lock = locked_database(tmp / "locked" / "registry.sqlite3")
-        running = {name: start(case, tmp / "data" / name.replace(" ", "-"))
-                   for name, case in cases.items()}
-        results = {}
-        for name, process in running.items():
-            said = process.communicate(timeout=60)[1]
-            results[name] = (cases[name], process.returncode, said)
+        running = {name: begin(case, tmp / "data" / name.replace(" ", "-"))
+                   for name, case in starts.items()}
+        said = {name: process.communicate(timeout=60)[1] for name, process in running.items()}
         lock.close()
     (tmp / "secret").chmod(0o755)
-    yield lambda name: results[name]
+    return lambda name: (starts[name], running[name].returncode, said[name])
 
 
-def start(case: Start, data_dir: Path) -> subprocess.Popen[str]:
+def begin(case: Start, data_dir: Path) -> subprocess.Popen[str]:
     given = [str(each) for each in case.arguments]
     defaults = {"--http-port": "0", "--management-port": "0", "--data-dir": str(data_dir)}
     for flag, value in defaults.items():
@@ -134,21 +123,13 @@ def start(case: Start, data_dir: Path) -> subprocess.Popen[str]:
         [str(Path(sys.executable).with_name("shoal")), "serve", *given],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env={**os.environ, **case.environ},
-        preexec_fn=obey_permissions if case.unprivileged else None,  # noqa: PLW1509 - one thread
+        preexec_fn=obey_permissions if case.unprivileged else None,
     )
 
 
-@pytest.mark.parametrize("name", starts.__annotations__ and [
-    "http port in use", "management port in use", "no such host", "unknown variable",
-    "wrong value", "wrong value in a variable", "unknown key in the file", "no file", "no YAML",
-    "missing folder", "a file for a folder", "unreadable folder", "data folder is a file",
-    "data folder not writable", "unknown registry", "registry is a folder",
-    "registry of another program", "registry locked",
-])
-def test_it_says_in_one_line_why_it_does_not_start(
-    ends: Callable[[str], tuple[Start, int, str]], name: str
-) -> None:
-    case, status, said = ends(name)
+@pytest.mark.parametrize("name", IN_A_PROCESS)
+def test_it_says_in_one_line_why_it_does_not_start(ended: Ended, name: str) -> None:
+    case, status, said = ended(name)
     assert status == case.status, said
     assert said.startswith("error: ")
     assert said.count("\n") == 1, said
@@ -156,9 +137,45 @@ def test_it_says_in_one_line_why_it_does_not_start(
         assert word in said
 
 
-def test_an_unknown_flag_is_wrong_usage(ends: Callable[[str], tuple[Start, int, str]]) -> None:
-    case, status, said = ends("unknown flag")
+def test_an_unknown_flag_is_wrong_usage(ended: Ended) -> None:
+    case, status, said = ended("unknown flag")
     assert status == case.status
-    assert "--htp-port" in said
-    assert "--http-port" in said, "the one that was meant"
     assert "Traceback" not in said
+    for word in case.words:
+        assert word in said
+
+
+# --- in this process, which is quicker -----------------------------------------------------------
+
+WITHIN: dict[str, tuple[type[ShoalError], Callable[[Path, str], dict[str, str]], str]] = {
+    "management port in use": (
+        InvalidSpecification, lambda tmp, taken: {"management.port": taken}, "--management-port"),
+    "no such host": (
+        InvalidSpecification, lambda tmp, taken: {"host": "203.0.113.7"}, "203.0.113.7"),
+    "data folder is a file": (
+        InvalidSpecification, lambda tmp, taken: {"data_dir": str(file(tmp / "a-file"))},
+        "a-file.*--data-dir"),
+    "unknown registry": (
+        InvalidSpecification, lambda tmp, taken: {"registry.url": "etcd"}, "registry.url.*etcd"),
+    "registry is a folder": (
+        StoreUnavailable,
+        lambda tmp, taken: {"data_dir": str(folder(tmp / "registry.sqlite3").parent)},
+        "is a folder: set registry.url"),
+    "registry of another program": (
+        StoreUnavailable,
+        lambda tmp, taken: {
+            "data_dir": str(foreign_database(tmp / "foreign" / "registry.sqlite3").parent)},
+        "another program"),
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+async def test_what_cannot_start_leaves_nothing_running(name: str, tmp_path: Path) -> None:
+    error, make, words = WITHIN[name]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        given = make(tmp_path, str(listening.getsockname()[1]))
+        flags = {"http.port": "0", "management.port": "0", "data_dir": str(tmp_path / "data")}
+        tasks = asyncio.all_tasks()
+        with pytest.raises(error, match=words):
+            await App(read_settings({**flags, **given}, {})).start()
+        assert asyncio.all_tasks() == tasks

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from shoal.domain.errors import ArtifactError, Conflict, LoadFailed, ModelNotFound
 from tests.served import Served, until
 from tests.trouble import (
     HELD,
@@ -27,12 +25,14 @@ from tests.trouble import (
     source,
 )
 
+from shoal.domain.errors import ArtifactError, Conflict, LoadFailed, ModelNotFound
+
 if TYPE_CHECKING:
     from examples.make_models import Case
 
 SETTLE_S = 0.2
-QUICK = ("--folder-settle-s", str(SETTLE_S), "--load-retry-base-s", "0.1", "--load-retry-max-s", "1",
-         "--folder-poll-s", "1")
+QUICK = ("--folder-settle-s", str(SETTLE_S), "--folder-poll-s", "1",
+         "--load-retry-base-s", "0.1", "--load-retry-max-s", "1")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, example_cases: tuple[Path, 
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     trusted = folder.parent / "trusted"
     trusted.mkdir()
-    with Served(folder, *QUICK, "--trust-locations", trusted, data_dir=tmp_path_factory.mktemp("data")) as served:
+    data = tmp_path_factory.mktemp("data")
+    with Served(folder, *QUICK, "--trust-locations", trusted, data_dir=data) as served:
         yield served
 
 
@@ -345,14 +346,14 @@ def test_changed_files_of_a_registered_model_are_refused_until_it_is_registered_
     put(trusted, "changed", source(factor=3))
     assert answer(server, "changed") == [2.0, 4.0], "what is in memory was declared"
     server.client.unload("changed")
-    with pytest.raises(LoadFailed, match="not what was declared.*register the model again"):
+    with pytest.raises(LoadFailed, match=r"not what was declared.*register the model again"):
         server.client.load("changed")
     server.client.register("changed", str(path.parent))
     assert answer(server, "changed") == [3.0, 6.0]
 
 
 def test_registering_files_that_are_not_there_is_refused(server: Served, trusted: Path) -> None:
-    with pytest.raises(ArtifactError, match="nobody-home.*does not exist"):
+    with pytest.raises(ArtifactError, match=r"nobody-home.*does not exist"):
         server.client.register("ghost", str(trusted / "nobody-home"))
     with pytest.raises(ModelNotFound):
         server.client.model("ghost")
@@ -363,7 +364,7 @@ def test_code_from_untrusted_folders_is_not_run(server: Served, folder: Path) ->
     text = source() + f"\nPath({str(mark)!r}).touch()\n"
     path = put(folder.parent / "elsewhere", "foreign", text)
     server.client.register("foreign", str(path.parent))
-    with pytest.raises(LoadFailed, match="outside the trusted locations.*trust.locations"):
+    with pytest.raises(LoadFailed, match=r"outside the trusted locations.*trust.locations"):
         server.client.load("foreign")
     status, cause = refusal(server, "foreign")
     assert status == 503

@@ -1,4 +1,4 @@
-"""Slow models, too many requests, too little memory, hostile code: every request gets its answer."""
+"""Slow models, too many requests, too little memory, hostile code: each request is answered."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from shoal.domain.errors import LoadFailed, TooLarge
 from tests.served import Served, until
 from tests.trouble import (
     ANSWER,
@@ -26,6 +24,8 @@ from tests.trouble import (
     source,
     waiting,
 )
+
+from shoal.domain.errors import LoadFailed, TooLarge
 
 MIB = 1024 * 1024
 Register = Callable[..., str]
@@ -311,14 +311,17 @@ RAISINGS = {
     "TimeoutError": "raise TimeoutError",
     "ZeroDivisionError": "1 / 0",
 }
-AT_13 = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [13.0, 2.0]}]}
+AT_13: dict[str, object] = {
+    "inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [13.0, 2.0]}]
+}
 
 
 @pytest.mark.parametrize("error", RAISINGS)
 def test_whatever_predict_raises_is_one_failed_request(
     server: Served, register: Register, error: str
 ) -> None:
-    name = register(f"raises-{list(RAISINGS).index(error)}", source(RAISE_AT_13.format(raising=RAISINGS[error])))
+    text = source(RAISE_AT_13.format(raising=RAISINGS[error]))
+    name = register(f"raises-{list(RAISINGS).index(error)}", text)
     first = server.infer(name, AT_13)  # on a thread
     for _ in range(5):
         assert answer(server, name) == [2.0, 4.0]

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict(public: Public, model: str, body: object, **headers: str) -> Any:
-    return public.server.http.post(
-        f"/v1/models/{model}:predict", content=json.dumps(body),
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
-    )
+    return public.post(f"/v1/models/{model}:predict", body, **headers)
 
 
 def rows_of(public: Public, model: str) -> list[list[float]]:

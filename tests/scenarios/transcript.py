@@ -7,6 +7,9 @@ the commands that follow from it, each after `  -> `. The words are explained at
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from shoal.core.node import Core
 from shoal.core.options import Options
@@ -52,12 +55,11 @@ class Player:
 
     def on_options(self, *pairs: str) -> None:
         """options name=value…: of the core, before anything else."""
-        given = dict(pair.split("=") for pair in pairs)
-        self.core = Core(Options(**{
-            "budget_bytes": 1000, "fill_share": 1.0,
-            **{name: value if name == "eviction" else float(value) if "." in value else int(value)
-               for name, value in given.items()},
-        }))
+        given: dict[str, Any] = {"budget_bytes": 1000, "fill_share": 1.0}
+        for pair in pairs:
+            name, value = pair.split("=")
+            given[name] = value if name == "eviction" else msgspec.json.decode(value)
+        self.core = Core(Options(**given))
 
     def on_declare(self, name: str, *words: str) -> on.Event:
         """declare NAME VERSION/CONTENT:BYTES[@URI]… [pin] [priority=N] [ttl=SECONDS]"""

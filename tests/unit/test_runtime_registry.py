@@ -25,6 +25,7 @@ class Fake:
     format: str = "fake"
     mark: bytes = b"FAKE"
     suffixes: tuple[str, ...] = (".fake",)
+    options: tuple[str, ...] | None = ()
     seen: int = 0
 
     def recognise(self, path: Path, head: bytes) -> bool:

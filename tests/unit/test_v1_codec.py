@@ -170,7 +170,10 @@ def test_several_outputs_answer_with_an_object_a_row() -> None:
     ]
 
 
-@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.uint64, np.float16, np.float32])
+@pytest.mark.parametrize(
+    "dtype",
+    [np.bool_, np.int8, np.uint64, np.longlong, np.ulonglong, np.float16, np.float32],
+)
 def test_numbers_in_rows_are_written_by_their_own_datatype(dtype: type) -> None:
     assert predictions(a=np.array([1], dtype), b=np.array([0], dtype)) == [{"a": 1, "b": 0}]
 

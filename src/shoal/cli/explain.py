@@ -9,7 +9,7 @@ import typer
 
 from shoal.cli import render
 from shoal.cli.target import AsJson, ModelName, target_of
-from shoal.domain.views import FailureView, Story
+from shoal.domain.views import State, Story
 
 
 def explain(context: typer.Context, name: ModelName, as_json: AsJson = False) -> None:
@@ -34,38 +34,23 @@ def _tell(story: Story, now: float) -> None:
     if model.versions:
         render.say("")
         render.table(
-            ("VERSION", "STATE", "FORMAT", "MEMORY", "ON DISK", "REQUESTS", "LAST USED", "NOTE"),
+            ("VERSION", "STATE", "FORMAT", "MEMORY", "ON DISK", "REQUESTS", "LAST USED"),
             (
                 (
                     str(version.version),
                     render.state(version.state),
                     version.format,
-                    render.size(version.size_bytes),
+                    render.size(version.size_bytes if version.state is State.READY else None),
                     render.size(version.files_bytes),
                     render.number(version.requests),
                     render.ago(version.last_used, now),
-                    version.error or "",
                 )
                 for version in model.versions
             ),
         )
-    if story.failures:
-        render.say("\nFailures:", "bold")
-        for failure in story.failures:
-            render.say(f"  {_failure(failure, now)}")
     if story.events:
         render.say("\nLast events:", "bold")
         for event in story.events:
             reason = f" ({event.reason})" if event.reason else ""
             render.say(f"  {render.ago(event.time, now)}: {event.message}{reason}")
 
-
-def _failure(failure: FailureView, now: float) -> str:
-    times = "once" if failure.count == 1 else f"{failure.count} times"
-    again = ""
-    if failure.next_try_at is not None:
-        again = f"; tried again in {render.duration(max(0.0, failure.next_try_at - now))}"
-    return (
-        f"{failure.revision}: {failure.code}, {times}, "
-        f"last {render.ago(failure.last_at, now)}{again}: {failure.message}"
-    )

@@ -163,7 +163,7 @@ class RegisterFlags:
 def register(context: typer.Context, flags: RegisterFlags) -> None:
     """Declare a model, or replace what a name stands for.
 
-    It is loaded when it is first asked for, unless --wait loads it now.
+    It is loaded when there is room, at the latest when it is first asked for; --wait waits for it.
     """
     from shoal.client import calls
     from shoal.client.declaring import read_spec
@@ -237,7 +237,8 @@ _HEADINGS: Final = ("NAME", "STATE", "VERSION", "FORMAT", "MEMORY", "REQUESTS", 
 def _row(view: ModelView, now: float) -> tuple[str | Text, ...]:
     default = next((v for v in view.versions if v.version == view.default_version), None)
     used = [v.last_used for v in view.versions if v.last_used is not None]
-    sizes = [v.size_bytes for v in view.versions if v.size_bytes is not None]
+    loaded = [v for v in view.versions if v.state is State.READY]
+    sizes = [v.size_bytes for v in loaded if v.size_bytes is not None]
     return (
         view.name,
         render.state(view.state),

@@ -37,7 +37,8 @@ file.
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="DIR", help="Folders of models to serve and to watch.", show_default=False
+        metavar="DIR", help="Folders of models to serve and to watch.", show_default=False,
+        readable=False,  # what is wrong with one is said in our words
     ),
 ]
 Config = Annotated[

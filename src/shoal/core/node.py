@@ -301,7 +301,7 @@ class Core:
                 continue
             size_bytes = self.cache.sizes.predict(record.revisions[-1]).size_bytes
             if size_bytes > self.cache.room_to_fill_bytes:
-                break
+                continue
             slot = self._in_play(record).slot(None)
             assert slot is not None
             self._enqueue(slot.active, Urgency.FILL, Reason.FILL)

@@ -51,7 +51,7 @@ class RegisterQuery(msgspec.Struct, frozen=True):
 class LoadQuery(msgspec.Struct, frozen=True):
     """What to load or unload.
 
-    version: only this version; left out: every served one.
+    version: only this version; left out: load the default one, unload all.
     wait: answer when it is done, instead of when it is begun.
     """
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from shoal.core.copies import Urgency
+from shoal.core.copies import CopyState, Urgency
 from shoal.core.node import Core
 from shoal.core.options import Options
 from shoal.domain import commands as do
@@ -37,6 +37,7 @@ from shoal.settings import Settings
 
 TICK_S: Final = 1.0
 FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
+FILL_BATCHES: Final = 8  # looked at in one go when nothing of them fits
 
 log = get_logger("shoal.node")
 
@@ -68,6 +69,7 @@ class Instance:
         self.settings = settings
         self.clock = parts.clock
         self.metrics = parts.metrics
+        self.loader = parts.loader
         self.core = Core(_options(settings, parts.budget_bytes))
         self.journal = Journal(parts.clock)
         self.activity = Activity()
@@ -165,9 +167,7 @@ class Instance:
             raise _not_served(record, version)
         ticket = self.tickets.issue()
         self.send(on.CopyRequested(ticket, record, version))
-        copy = await self.tickets.wait(
-            ticket, min(timeout_s, self.settings.load.timeout_s), f"model {name!r}"
-        )
+        copy = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
         assert copy is not None
         return copy
 
@@ -206,7 +206,7 @@ class Instance:
         else:
             self.journal.note("declared", f"model {name!r} is registered with {what}", model=name)
         self.send(on.ModelDeclared(record))
-        if self.settings.cache.fill == "all" and not record.spec.pin:
+        if self.settings.cache.fill == "all" and not self.starting and not record.spec.pin:
             self._to_fill.append(name)
             self._offer_fill()
 
@@ -405,20 +405,25 @@ class Instance:
         return on.Use(copy.revision.id, count, copy.last_used)
 
     def _offer_fill(self) -> None:
-        """Let the core queue loads for free memory, a few at a time."""
+        """Let the core queue loads for free memory, a few at a time, in their order.
+
+        What does not fit is offered again once the loads under way are done: they teach how large
+        a format's models are. What does not fit then is left to requests.
+        """
         cache = self.core.cache
-        room = FILL_QUEUE - cache.queue.count(Urgency.FILL)
-        if self.draining or not self._to_fill or room < FILL_QUEUE // 2:
+        under_way = cache.queue.count(Urgency.FILL) + cache.ledger.count[CopyState.LOADING]
+        if self.draining or self.starting or under_way > FILL_QUEUE // 2:
             return
-        if cache.room_to_fill_bytes <= 0:
-            self._to_fill.clear()  # full; from now on requests decide what is worth loading
-            return
-        records: list[ModelRecord] = []
-        while self._to_fill and len(records) < room:
-            record = self.replica.get(self._to_fill.popleft())
-            if record is not None and record.revisions:
-                records.append(record)
-        self.send(on.FillOffered(tuple(records)))
+        for _ in range(FILL_BATCHES):
+            if not self._to_fill or cache.room_to_fill_bytes <= 0:
+                break
+            names = [self._to_fill.popleft() for _ in range(min(FILL_QUEUE, len(self._to_fill)))]
+            records = [record for name in names if (record := self.replica.get(name)) is not None]
+            self.send(on.FillOffered(tuple(records)))
+            left = [name for name in names if name in self.replica and name not in self.core.models]
+            if under_way or len(left) < len(records):
+                self._to_fill.extendleft(reversed(left))
+                break
 
     async def _save_usage_for_ever(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from shoal.domain.errors import ArtifactChanged, InvalidArtifact, ShoalError
+from shoal.domain.errors import ArtifactChanged, InvalidArtifact, InvalidSpecification, ShoalError
 from shoal.domain.model import Revision
 from shoal.node.gate import Gate
 from shoal.node.machine import allocated_bytes, resident_bytes
@@ -62,7 +62,7 @@ class Loader:
         started = perf_counter()
         path = Path(revision.uri)
         runtime = self._runtimes.get(revision.format)
-        check_trusted(path, revision.format, runtime.runs_code(path), self._trusted)
+        self.check(revision)
         self._verify(revision, path)
         artifact = Artifact(
             model=revision.model, version=revision.version, path=path, format=revision.format,
@@ -97,6 +97,20 @@ class Loader:
             ) from error
         grown = max(allocated_bytes() - allocated, 0)
         return model, grown, max(resident_bytes() - resident, 0)
+
+    def check(self, revision: Revision) -> None:
+        """Raise what would refuse the revision whatever its files hold: NotTrusted when loading it
+        can run code and it lies where none is trusted, InvalidSpecification for unknown options."""
+        path = Path(revision.uri)
+        runtime = self._runtimes.get(revision.format)
+        check_trusted(path, revision.format, runtime.runs_code(path), self._trusted)
+        unknown = set(revision.options) - set(runtime.options or ())
+        if unknown and runtime.options is not None:
+            known = ", ".join(runtime.options) or "none"
+            raise InvalidSpecification(
+                f"model {revision.model!r}: unknown options {', '.join(sorted(unknown))}; the "
+                f"format {revision.format} takes {known}"
+            )
 
     def close(self, model: LoadedModel) -> None:
         """Blocking. Not while a load is measured by what the process grows by: it would seem to

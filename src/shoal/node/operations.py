@@ -95,11 +95,16 @@ class Operations:
         if create and known is not None:
             raise Conflict(f"model {spec.name!r} is registered already; register it without "
                            "'create' to replace it")
-        record = await asyncio.to_thread(
-            declare, spec, self._runtimes, registered_at=self._instance.clock.wall()
-        )
+        record = await asyncio.to_thread(self._declare, spec)
         await self._instance.replica.put(record)
         return story.view(self._instance, record)
+
+    def _declare(self, spec: ModelSpec) -> ModelRecord:
+        """Blocking. What could never be loaded is refused now rather than at the first request."""
+        record = declare(spec, self._runtimes, registered_at=self._instance.clock.wall())
+        for revision in record.revisions:
+            self._instance.loader.check(revision)
+        return record
 
     async def unregister(self, name: str) -> None:
         self._check_owner(self._instance.record(name))
@@ -215,7 +220,8 @@ class Operations:
         problems += instance.replica.problems
         for name in sorted(instance.invalid):
             record = instance.replica.get(name)
-            problems.append(f"model {name!r}: {record.problem if record else 'not servable'}")
+            problem = record.problem if record is not None and record.problem else "not servable"
+            problems.append(f"model {name!r}: {problem.removeprefix(f'model {name!r}: ')}")
         for name, play in instance.core.models.items():
             problems += [
                 failure.message for slot in play.slots.values()

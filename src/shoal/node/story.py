@@ -34,7 +34,8 @@ def state_of(instance: Instance, revision: Revision) -> State:
     copy = core.cache.copies.get(revision.id)
     if copy is not None and copy.state is not CopyState.UNLOADING:
         return _STATES[copy.state]
-    return State.COLD if core.failures.of(revision.id) is None else State.FAILED
+    failed = core.failures.of(revision.id) is not None or core.cache.too_large(revision)
+    return State.FAILED if failed else State.COLD
 
 
 def view(instance: Instance, record: ModelRecord) -> ModelView:
@@ -99,7 +100,9 @@ def _version(instance: Instance, revision: Revision) -> VersionView:
     size = instance.core.cache.sizes.predict(revision)
     failure = instance.core.failures.of(revision.id)
     usage = instance.replica.usage.get(revision.model)
-    last_used: float | None = usage.last_used if usage is not None else None
+    last_used: float | None = None
+    if usage is not None and usage.artifact_digest == revision.artifact_digest:
+        last_used = usage.last_used
     if live is not None and live.last_used:
         last_used = _wall(instance, live.last_used)
     return VersionView(
@@ -113,7 +116,8 @@ def _version(instance: Instance, revision: Revision) -> VersionView:
         loaded_at=_wall(instance, copy.loaded_at) if copy and copy.loaded_at else None,
         last_used=last_used,
         requests=live.uses if live is not None else 0,
-        error=failure.message if failure is not None else None,
+        error=failure.message if failure is not None else (
+            instance.core.cache.too_large(revision)),
     )
 
 
@@ -146,9 +150,10 @@ def _summary(
     now = instance.clock.wall()
     for failure in failures:
         times = "once" if failure.count == 1 else f"{failure.count} times"
-        again = max((failure.next_try_at or now) - now, 0.0)
-        lines.append(f"Loading {failure.revision} failed {times}: {failure.message}. A request in "
-                     f"{again:.0f} s or later, or 'shoal load', tries again.")
+        wait_s = max((failure.next_try_at or now) - now, 0.0)
+        again = f"A request in {wait_s:.0f} s or later" if wait_s >= 1 else "The next request"
+        lines.append(f"Loading {failure.revision} failed {times}: {failure.message}. {again}, or "
+                     "'shoal load', tries again.")
     if model.pin:
         lines.append("It is pinned: never evicted for room.")
     return lines
@@ -169,6 +174,9 @@ def _state_line(instance: Instance, record: ModelRecord, model: ModelView) -> st
             ahead = len(instance.core.cache.queue) - 1
             return f"{name} waits to be loaded, with {ahead} other loads queued."
         case State.FAILED:
+            too_large = [v.error for v in model.versions if v.revision == model.serving]
+            if any(too_large) and instance.core.failures.of(model.serving or "") is None:
+                return f"{name} is not loaded: {too_large[0]}."
             return f"{name} is not loaded: the last try failed."
         case State.UNLOADED:
             return f"{name} was taken out of service by hand; 'shoal load {name}' brings it back."

@@ -39,6 +39,7 @@ _WAY_OUT: Final = "copy it again, or save it anew: booster.save_model('model.txt
 class LightGBMRuntime:
     format = "lightgbm"
     suffixes = (".txt", ".bst", ".lgb", ".lgbm")
+    options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """Text and `.bst` files are also others': LightGBM's begin with a line `tree`."""

@@ -46,6 +46,7 @@ _SESSION_BYTES: Final = 64 * 1024
 class OnnxRuntime:
     format = "onnx"
     suffixes = (".onnx",)
+    options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
         return path.suffix.lower() in self.suffixes

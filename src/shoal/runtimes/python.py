@@ -11,7 +11,8 @@
             texts = [text.decode() for text in inputs["text"]]
             return {"words": [len(set(text.split()) - self.stop) for text in texts]}
 
-`inputs` and `outputs` (dicts or TensorSpecs), `load`, `close` and `max_concurrency` (calls at once;
+`load` may take a third argument: the options of the model's declaration, a dict. `inputs` and
+`outputs` (dicts or TensorSpecs), `load`, `close` and `max_concurrency` (calls at once;
 1) are optional. Without `inputs` anything a client sends is passed on. BYTES come as object arrays
 of bytes. Answers may be arrays or lists. To refuse a caller's data raise
 `shoal.domain.errors.InvalidInput`. Loading runs the code. Options: `class`, as `module:Name`, for
@@ -20,9 +21,10 @@ another class of the folder.
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from shoal.ports import Arrays
 
 FILE: Final = "model.py"
+_CLASS_OPTION: Final = "class"  # the one option that is ours, not the model's
 _CLASS: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -65,6 +68,7 @@ class _Served(Protocol):
 class PythonRuntime:
     format = "python"
     suffixes = (".py",)
+    options: tuple[str, ...] | None = None  # any: they are handed to the class
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """A file `model.py`, or a folder that holds one."""
@@ -154,7 +158,7 @@ def _place(artifact: Artifact) -> tuple[Path, str, str]:
     path = artifact.path
     folder = path if path.is_dir() else path.parent
     module, name = ("model" if path.is_dir() else path.stem), "Model"
-    wish = artifact.options.get("class")
+    wish = artifact.options.get(_CLASS_OPTION)
     if wish is not None:
         match = _CLASS.fullmatch(wish) if isinstance(wish, str) else None
         if match is None:
@@ -204,12 +208,22 @@ def _make(artifact: Artifact, package: LocalPackage, module: ModuleType, name: s
         instance = made()
         loading = getattr(instance, "load", None)
         if callable(loading):
-            loading(package.folder)
+            options = {key: value for key, value in artifact.options.items() if key != _CLASS_OPTION}
+            loading(*[package.folder, options][: _positional(loading)])
     except ShoalError:
         raise
     except Exception as error:  # the model's own code, which raises anything; told as the reason
         raise _failed(artifact, package, error, f"making its {name}") from error
     return cast("_Served", instance)
+
+
+def _positional(method: Callable[..., object]) -> int:
+    """How many arguments `load` takes: the folder, or the options as well."""
+    kinds = [each.kind for each in inspect.signature(method).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return 2
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return 2 if sum(kind in positional for kind in kinds) > 1 else 1
 
 
 def _failed(artifact: Artifact, package: LocalPackage, error: Exception, doing: str

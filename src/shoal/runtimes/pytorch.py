@@ -52,6 +52,7 @@ _MISFIT: Final = re.compile(
 class PyTorchRuntime:
     format = "pytorch"
     suffixes = (".pt", ".pth", ".torchscript")
+    options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """Also weights without a model and pickled modules, to say what to do about them."""

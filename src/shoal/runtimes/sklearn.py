@@ -51,6 +51,7 @@ _blas_bound = False
 class SklearnRuntime:
     format = "sklearn"
     suffixes = (".joblib", ".pkl", ".pickle", ".skops")
+    options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
         return path.suffix.lower() in self.suffixes

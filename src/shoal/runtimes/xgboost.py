@@ -44,6 +44,7 @@ _LOG_PREFIX: Final = re.compile(r"^\[[\d:]+\] (?:WARNING: )?\S+:\d+: ")
 class XGBoostRuntime:
     format = "xgboost"
     suffixes = (".json", ".ubj", ".bst", ".xgb", ".model")
+    options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """JSON and `.bst` files are also others': XGBoost's begin with their `learner`, the binary

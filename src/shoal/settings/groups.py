@@ -123,7 +123,7 @@ class CacheSettings(Group):
 
     fill: Literal["recent", "all", "none"] = "all"
     """What free memory is filled with, at the lowest priority, most recently used first: models
-    used in the last run (`recent`), every registered one (`all`), or nothing until asked."""
+    that were ever used (`recent`), every registered one (`all`), or nothing until asked."""
 
     fill_share: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Share of the budget that filling may use: the rest takes requested models without an
@@ -141,9 +141,9 @@ class LoadSettings(Group):
     """Loads at once. Loading is mostly parsing under the interpreter's lock, so more only helps
     when the disk is slow."""
 
-    timeout_s: Seconds = 240.0
-    """Seconds after which waiting requests stop waiting for a load that has begun. ModelMesh's
-    value."""
+    timeout_s: Annotated[float, Field(gt=0)] = 240.0
+    """Seconds a load may take; then it counts as failed, and others get its place, whether it ends
+    or hangs. ModelMesh's value."""
 
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     """Requests that may wait for loads, over all models; the next is answered 503. A waiting
@@ -260,7 +260,7 @@ class Settings(Group):
     """Address to listen on. Only this machine by default; 0.0.0.0 for all."""
 
     data_dir: Folder = Field(default=Path("~/.local/share/shoal"), validate_default=True)
-    """Folder for the registry's file and the cache of artifacts; created when missing."""
+    """Folder for the registry's file; created when missing."""
 
     memory: Bytes = 0
     """Budget for models in memory, in bytes or with a unit (`4GiB`); 0: `cache.share` of what this

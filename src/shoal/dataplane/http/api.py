@@ -43,8 +43,12 @@ _Body = TypeVar("_Body", _IndexRequest, _ControlRequest)
 
 
 async def _finish_later(request: Request, answer: Awaitable[Response]) -> Response:
-    finished = responses.finish(request, await answer)
+    finished = _finish(request, await answer)
     return finished if isinstance(finished, Response) else await finished
+
+
+def _finish(request: Request, answer: Response) -> Response | Awaitable[Response]:
+    return responses.compressed(request, responses.identified(request, answer))
 
 
 class PublicApi:
@@ -103,7 +107,7 @@ class PublicApi:
         headers = request.headers
         if answer.status == 200 and ACCEPT_ENCODING not in headers and REQUEST_ID not in headers:
             return answer
-        return responses.finish(request, answer)
+        return _finish(request, answer)
 
     def _describe(self, request: Request, route: Route) -> Response | Awaitable[Response]:
         """Everything but inference."""
@@ -122,25 +126,22 @@ class PublicApi:
     ) -> Response:
         try:
             async with asyncio.timeout(allowed_s):
-                finished = self._done(request, await answer, started)
+                return self._done(request, await answer, started)
         except TimeoutError:
             error = DeadlineExceeded(
                 f"{request.target} was not answered within {allowed_s:g} s; what was begun goes "
                 "on, ask again later"
             )
-            finished = self._refuse(request, error, started)
+            return self._refuse(request, error, started)
         except ShoalError as error:
-            finished = self._refuse(request, error, started)
-        return finished if isinstance(finished, Response) else await finished
+            return self._refuse(request, error, started)
 
-    def _refuse(
-        self, request: Request, error: ShoalError, started: float
-    ) -> Response | Awaitable[Response]:
+    def _refuse(self, request: Request, error: ShoalError, started: float) -> Response:
         return self._done(request, responses.error_response(error), started, error.message)
 
     def _done(
         self, request: Request, response: Response, started: float, problem: str | None = None
-    ) -> Response | Awaitable[Response]:
+    ) -> Response:
         if self._log_requests:
             log.info(
                 "request", method=request.method, path=request.target, code=response.status,
@@ -148,7 +149,7 @@ class PublicApi:
                 request_id=responses.request_id(request),
                 **({} if problem is None else {"problem": problem}),
             )
-        return responses.finish(request, response)
+        return responses.identified(request, response)
 
     # --- the server -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ LONGEST_TIMEOUT_S: Final = 86_400.0  # a day; beyond, timers overflow
 
 
 class HttpCall:
-    """What both protocols have in common. Responses are yet to be finished (`responses.finish`)."""
+    """What both protocols have in common. Its responses have no request id yet."""
 
     __slots__ = ("_http", "_max_body_bytes", "name", "size_bytes", "started", "version")
     protocol = ""

@@ -52,18 +52,26 @@ def read_body(request: Request, max_bytes: int) -> bytes:
     return compression.decompress(request.body, encoding, max_bytes)
 
 
-def finish(request: Request, response: Response) -> Response | Awaitable[Response]:
-    """`response` as `request` wants it: compressed if its client takes that, with its request id.
-    Large ones are compressed on a thread."""
-    headers = request.headers
-    if REQUEST_ID in headers or response.status >= 400:
+def identified(request: Request, response: Response) -> Response:
+    """`response` with the request's id: the client's, and with every error."""
+    if REQUEST_ID in request.headers or response.status >= 400:
         response.headers.append((REQUEST_ID, request_id(request).encode("latin-1")))
-    if ACCEPT_ENCODING not in headers:
+    return response
+
+
+def compressed(request: Request, response: Response) -> Response | Awaitable[Response]:
+    """`response` compressed, if its client takes that and it is worth it; a large one on a thread.
+
+    Only for answers to inferences: tritonclient's asyncio client offers compression with every
+    request, but understands it in those alone.
+    """
+    accepted = request.headers.get(ACCEPT_ENCODING)
+    if accepted is None or response.status != 200:
         return response
     size = sum(map(len, response.body))
     if size >= compression.THRESHOLD_BYTES:
         response.headers.append((b"vary", ACCEPT_ENCODING))
-    encoding = compression.negotiate(headers[ACCEPT_ENCODING], size)
+    encoding = compression.negotiate(accepted, size)
     if encoding is None:
         return response
     response.headers.append((b"content-encoding", encoding.encode()))
