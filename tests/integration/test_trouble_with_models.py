@@ -25,7 +25,7 @@ from tests.trouble import (
     source,
 )
 
-from shoal.domain.errors import ArtifactError, Conflict, LoadFailed, ModelNotFound
+from shoal.domain.errors import ArtifactError, Conflict, LoadFailed, ModelNotFound, NotTrusted
 
 if TYPE_CHECKING:
     from examples.make_models import Case
@@ -363,21 +363,29 @@ def test_code_from_untrusted_folders_is_not_run(server: Served, folder: Path) ->
     mark = folder.parent / "it-ran"
     text = source() + f"\nPath({str(mark)!r}).touch()\n"
     path = put(folder.parent / "elsewhere", "foreign", text)
-    server.client.register("foreign", str(path.parent))
-    with pytest.raises(LoadFailed, match=r"outside the trusted locations.*trust.locations"):
-        server.client.load("foreign")
-    status, cause = refusal(server, "foreign")
-    assert status == 503
-    assert "--trust-locations" in cause
+    with pytest.raises(NotTrusted, match=r"outside the trusted locations.*--trust-locations"):
+        server.client.register("foreign", str(path.parent))
+    assert refusal(server, "foreign")[0] == 404
     assert not mark.exists()
 
 
 def test_a_link_does_not_lead_out_of_the_trusted_folders(server: Served, trusted: Path) -> None:
     path = put(trusted.parent / "elsewhere", "linked", source())
     (trusted / "linked").symlink_to(path.parent)
-    server.client.register("linked", str(trusted / "linked"))
-    with pytest.raises(LoadFailed, match="outside the trusted locations"):
-        server.client.load("linked")
+    with pytest.raises(NotTrusted, match="outside the trusted locations"):
+        server.client.register("linked", str(trusted / "linked"))
+
+
+def test_a_folder_that_becomes_a_link_to_elsewhere_is_not_loaded(
+    server: Served, trusted: Path
+) -> None:
+    path = put(trusted, "moved", source())
+    server.client.register("moved", str(path.parent))
+    server.client.unload("moved")
+    path.parent.rename(trusted.parent / "elsewhere" / "moved")
+    path.parent.symlink_to(trusted.parent / "elsewhere" / "moved")
+    with pytest.raises(LoadFailed, match=r"outside the trusted locations.*--trust-locations"):
+        server.client.load("moved")
 
 
 def test_a_registration_may_not_take_a_folders_name(server: Served, folder: Path) -> None:

@@ -152,7 +152,6 @@ def test_a_model_that_does_not_load_is_not_ready_and_says_why(public: Public) ->
 
 def test_an_older_version_makes_a_model_ready_whose_newest_does_not_load(public: Public) -> None:
     assert public.post("/v2/models/prone/infer", ONE).json()["model_version"] == "1"
-    public.post("/v2/repository/models/prone/load", {})
     assert public.server.http.get("/v2/models/prone/ready").status_code == 200
     newest = public.server.http.get("/v2/models/prone/versions/2/ready")
     assert (newest.status_code, newest.headers["shoal-error-code"]) == (503, "LOAD_FAILED")

@@ -62,12 +62,13 @@ class Player:
         self.core = Core(Options(**given))
 
     def on_declare(self, name: str, *words: str) -> on.Event:
-        """declare NAME VERSION/CONTENT:BYTES[@URI]… [pin] [priority=N] [ttl=SECONDS]"""
+        """declare NAME VERSION/CONTENT:BYTES[@URI]… [pin] [priority=N] [ttl=S] [memory=BYTES]"""
         options = {word.split("=")[0]: word.split("=")[1] for word in words if "=" in word}
         spec = ModelSpec(
             name=name, uri=f"/{name}", pin="pin" in words,
             priority=int(options.get("priority", 0)),
             idle_ttl_s=float(options["ttl"]) if "ttl" in options else None,
+            memory_bytes=int(options["memory"]) if "memory" in options else None,
         )
         revisions = tuple(self.revision(spec, word) for word in words if "/" in word)
         self.records[name] = ModelRecord(name=name, spec=spec, revisions=revisions)

@@ -46,7 +46,9 @@ class Cache:
 
     @property
     def capacity_bytes(self) -> int:
-        return int(self.options.budget_bytes / self.sizes.correction)
+        declared = sum(self.ledger.declared.values())  # is taken at its word
+        measured = self.options.budget_bytes - declared
+        return declared + int(measured / self.sizes.correction)
 
     @property
     def free_bytes(self) -> int:
@@ -97,6 +99,13 @@ class Cache:
             return False
         idle_s = now - max(copy.last_used, copy.loaded_at)
         return idle_s > ttl_s and not self._is_protected(copy)
+
+    def correct(self, grown_bytes: int) -> None:
+        """Follow what the process really grew by for its models, and evict what is too much."""
+        declared = self.ledger.declared[CopyState.READY]
+        measured = self.ledger.bytes[CopyState.READY] - declared
+        self.sizes.correct(measured, grown_bytes - declared)
+        self.make_room(0)
 
     # --- congestion -----------------------------------------------------------------------------
 

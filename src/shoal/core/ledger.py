@@ -21,6 +21,7 @@ class Ledger:
         self.bytes = dict.fromkeys(CopyState, 0)
         self.count = dict.fromkeys(CopyState, 0)
         self.pinned_bytes = 0
+        self.declared = dict.fromkeys(CopyState, 0)  # bytes of copies whose size was declared
         self.mean_load_s = FIRST_LOAD_S
         self.loads = 0
         self.load_failures = 0
@@ -67,5 +68,7 @@ class Ledger:
     def _book(self, copy: Copy, sign: int) -> None:
         self.bytes[copy.state] += sign * copy.size_bytes
         self.count[copy.state] += sign
+        if copy.revision.memory_bytes is not None:
+            self.declared[copy.state] += sign * copy.size_bytes
         if copy.state is CopyState.READY and copy.revision.pin:
             self.pinned_bytes += sign * copy.size_bytes

@@ -50,7 +50,7 @@ class Core:
             on.CopyLoadFailed: self._load_failed,
             on.CopyUnloaded: self._unloaded,
             on.UsesReported: lambda e: self.cache.used(e.uses),
-            on.MemoryMeasured: self._memory_measured,
+            on.MemoryMeasured: lambda e: self.cache.correct(e.models_bytes),
             on.SizeRemembered: lambda e: self.cache.sizes.remember(e.artifact_digest, e.size_bytes),
             on.Ticked: self._ticked,
         }
@@ -420,10 +420,6 @@ class Core:
         copy.unload_tickets = []
 
     # --- time -----------------------------------------------------------------------------------
-
-    def _memory_measured(self, event: on.MemoryMeasured) -> None:
-        self.cache.sizes.correct(self.cache.ledger.bytes[CopyState.READY], event.models_bytes)
-        self.cache.make_room(0)
 
     def _ticked(self, event: on.Ticked) -> None:
         for slot in list(self._targets.values()):

@@ -98,12 +98,13 @@ def _config_tensor(spec: TensorSpec) -> dict[str, object]:
 
 
 def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalError | None:
-    """None when the next request for the model can be answered, after a load if need be. Raises
-    ModelNotFound."""
+    """None when the next request for the model can be answered, after a load if need be. Raises as
+    `Instance.record` does."""
     record = instance.record(name)
     revision = served(record, version)
     if revision is None and not record.revisions:
-        return LoadFailed(f"model {name!r} cannot be served: {record.problem}", RETRY_S)
+        why = record.problem or "nothing that can be served was found"
+        return LoadFailed(f"model {name!r} cannot be served: {why}", RETRY_S)
     if revision is None:
         return VersionNotFound(
             f"model {name!r} has no version {version}; it serves "
@@ -130,7 +131,7 @@ def index_entries(model: ModelView, only_ready: bool) -> list[dict[str, str]]:
     """One for each version; of a model that has none that could be served, one that says why."""
     if not model.versions and not only_ready:
         return [{"name": model.name, "version": "", "state": "UNAVAILABLE",
-                 "reason": model.problem or "nothing servable was found"}]
+                 "reason": model.problem or "nothing that can be served was found"}]
     return [
         _index_entry(model, version) for version in model.versions
         if not only_ready or version.state is State.READY

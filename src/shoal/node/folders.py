@@ -25,7 +25,8 @@ class Folders:
         self._instance = instance
         self._folders = folders
         self._watches: list[asyncio.Task[None]] = []
-        self._hidden: dict[str, tuple[ModelFolder, Declared | Problem]] = {}  # by others' names
+        # What folders declare under a name that is somebody else's: by name, then by origin.
+        self._hidden: dict[str, dict[str, tuple[ModelFolder, Declared | Problem]]] = {}
         instance.on_removed = self._reveal
 
     async def start(self, *, watch: bool) -> None:
@@ -63,8 +64,7 @@ class Folders:
                 if self._is_ours(folder, record.name, change):
                     replica.put_local(record)
             case Removed(name):
-                if name in self._hidden and self._hidden[name][0] is folder:
-                    del self._hidden[name]
+                self._hidden.get(name, {}).pop(folder.origin, None)
                 known = replica.get(name)
                 if known is not None and known.origin == folder.origin:
                     replica.delete_local(name)
@@ -77,14 +77,14 @@ class Folders:
 
     def _reveal(self, name: str) -> None:
         """The name is free: what a folder declares under it is served."""
-        if name in self._hidden and name not in self._instance.replica:
-            self.apply(*self._hidden.pop(name))
+        for folder, change in self._hidden.pop(name, {}).values():
+            self.apply(folder, change)
 
     def _is_ours(self, folder: ModelFolder, name: str, change: Declared | Problem) -> bool:
         known = self._instance.replica.get(name)
         if known is None or known.origin == folder.origin:
             return True
-        self._hidden[name] = (folder, change)
+        self._hidden.setdefault(name, {})[folder.origin] = (folder, change)
         owner = "was registered" if known.origin == "api" else (
             f"is declared by {known.origin.removeprefix('folder:')}")
         self._note(f"model {name!r} in {folder.path} is not served: one of this name {owner}; "

@@ -38,7 +38,7 @@ def usable_cpus(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -
     """Processors this process may run on, the control group's quota included; at least one."""
     cpus = len(os.sched_getaffinity(0))
     for folder in _folders(cgroup, own):
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = (folder / "cpu.max").read_text().split()
             cpus = min(cpus, max(math.floor(int(quota) / int(period)), 1))
     return cpus

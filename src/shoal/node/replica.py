@@ -15,6 +15,7 @@ import msgspec
 
 from shoal.domain.errors import StoreUnavailable
 from shoal.domain.model import ModelRecord
+from shoal.observability.logs import get_logger
 from shoal.ports import Change, Compacted, Delete, KVStore, Put
 
 MODELS: Final = "models/"
@@ -22,6 +23,7 @@ USAGE: Final = "usage/"
 BATCH: Final = 200  # writes in one transaction
 RETRY_S: Final = (0.2, 10.0)  # between tries to reach a store that is gone: first, most
 
+log = get_logger("shoal.node")
 _DECODER: Final = msgspec.json.Decoder(ModelRecord)
 
 
@@ -74,7 +76,8 @@ class Replica:
     def names_after(self, name: str | None) -> Iterator[str]:
         """Names in order, from the first behind `name`."""
         start = 0 if name is None else bisect_right(self._names, name)
-        yield from self._names[start:]
+        for place in range(start, len(self._names)):  # a slice would copy the rest for each page
+            yield self._names[place]
 
     @property
     def problems(self) -> list[str]:
@@ -141,6 +144,12 @@ class Replica:
                 missed, self.trouble = True, trouble
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_S[1])
+            except Exception as error:  # a defect of ours; models are served all the same
+                log.exception("watching the registry failed")
+                self.trouble = (f"the registry is watched no longer: {error!r}; restart, and "
+                                "report this defect")
+                self._on_problem(self.trouble)
+                return
 
     def _changed(self, change: Change) -> None:
         name = change.key.removeprefix(MODELS)

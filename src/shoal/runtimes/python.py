@@ -208,7 +208,8 @@ def _make(artifact: Artifact, package: LocalPackage, module: ModuleType, name: s
         instance = made()
         loading = getattr(instance, "load", None)
         if callable(loading):
-            options = {key: value for key, value in artifact.options.items() if key != _CLASS_OPTION}
+            options = {**artifact.options}
+            options.pop(_CLASS_OPTION, None)
             loading(*[package.folder, options][: _positional(loading)])
     except ShoalError:
         raise

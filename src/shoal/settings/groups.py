@@ -31,7 +31,7 @@ def parse_bytes(value: object) -> object:
         raise ValueError(f"{value!r} is not a size; write for example 512MiB, 2GiB or 1000000")
     try:
         return round(float(number) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(
             f"{value!r} is not a size; write for example 512MiB, 2GiB or 1000000"
         ) from None
@@ -51,7 +51,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class HttpSettings(Group):

@@ -18,7 +18,7 @@ from shoal.dataplane.http import responses
 from shoal.dataplane.http.calls import LONGEST_TIMEOUT_S, V1Call, V2Call, timeout_s
 from shoal.dataplane.http.message import Request, Response
 from shoal.dataplane.http.responses import ACCEPT_ENCODING, REQUEST_ID, json_response
-from shoal.dataplane.http.routes import Kind, Route, Routes
+from shoal.dataplane.http.routes import LONGEST_KNOWN, Kind, Route, Routes
 from shoal.dataplane.inference import Inference
 from shoal.domain.errors import DeadlineExceeded, InvalidRequest, NotAllowed, ShoalError
 from shoal.node.control import Control
@@ -40,15 +40,6 @@ class _ControlRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _Body = TypeVar("_Body", _IndexRequest, _ControlRequest)
-
-
-async def _finish_later(request: Request, answer: Awaitable[Response]) -> Response:
-    finished = _finish(request, await answer)
-    return finished if isinstance(finished, Response) else await finished
-
-
-def _finish(request: Request, answer: Response) -> Response | Awaitable[Response]:
-    return responses.compressed(request, responses.identified(request, answer))
 
 
 class PublicApi:
@@ -144,7 +135,8 @@ class PublicApi:
     ) -> Response:
         if self._log_requests:
             log.info(
-                "request", method=request.method, path=request.target, code=response.status,
+                "request", method=request.method, path=request.target[:LONGEST_KNOWN],
+                code=response.status,
                 took_ms=round((perf_counter() - started) * 1e3, 3),
                 request_id=responses.request_id(request),
                 **({} if problem is None else {"problem": problem}),
@@ -265,3 +257,12 @@ class PublicApi:
             return msgspec.json.decode(body, type=kind)
         except json_errors.DECODING_ERRORS as error:
             raise json_errors.as_refusal(error, body) from None
+
+
+def _finish(request: Request, answer: Response) -> Response | Awaitable[Response]:
+    return responses.compressed(request, responses.identified(request, answer))
+
+
+async def _finish_later(request: Request, answer: Awaitable[Response]) -> Response:
+    finished = _finish(request, await answer)
+    return finished if isinstance(finished, Response) else await finished

@@ -86,10 +86,14 @@ _ESCAPED_COLON: Final = re.compile("%3[aA]")
 
 
 class Routes:
-    """Remembers what it found: a hot path is looked up by its bytes."""
+    """Remembers what it found, up to `most` paths: a hot one is looked up by its bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KNOWN_TARGETS) -> None:
+        self._most = most
         self._known: dict[tuple[str, str], Route] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def find(self, method: str, target: str) -> Route:
         """target: as `message.Request` has it. Raises PathNotFound, MethodNotAllowed, and for what
@@ -98,7 +102,7 @@ class Routes:
         if route is None:
             route = find(method, target)
             if len(target) <= LONGEST_KNOWN:
-                if len(self._known) >= KNOWN_TARGETS:
+                if len(self._known) >= self._most:
                     self._known.clear()
                 self._known[method, target] = route
         return route
