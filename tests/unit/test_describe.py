@@ -152,12 +152,10 @@ def test_the_index_says_why_a_model_has_no_version() -> None:
 
 
 def test_statistics_are_nanoseconds_and_milliseconds() -> None:
-    counted = Statistics()
-    for _ in range(2):
-        counted.success.add(0.25)
-        counted.compute.add(0.125)
-    counted.fail.add(1e-9)
-    counted.last_at = perf_counter() - 10
+    counted = Statistics(
+        successes=2, success_s=0.5, compute_s=0.25, fails=1, fail_s=1e-9,
+        last_at=perf_counter() - 10,
+    )
     told = describe.statistics("m", 3, counted)
     assert (told["name"], told["version"]) == ("m", "3")
     assert (told["inference_count"], told["execution_count"]) == (2, 2)

@@ -208,7 +208,7 @@ def test_statistics_are_told_of_what_is_loaded_or_was_asked_and_is_still_served(
     instance.live = {"m@1": copy_of(pool)}
     way = made(instance)
     for name, version in (("a", 3), ("a", 2), ("gone", 1)):
-        way.statistics(name, version).success.add(0.1)
+        way.statistics(name, version).successes += 1
     told = [(each["name"], each["version"]) for each in way.all_stats()]
     assert told == [("a", "2"), ("m", "1")]
 
@@ -217,7 +217,7 @@ def test_statistics_of_models_that_are_gone_are_forgotten(monkeypatch: pytest.Mo
     monkeypatch.setattr(inference, "KEPT_STATISTICS", 5)
     instance = FakeInstance(replica={"kept": record("kept", 1)})
     way = made(instance)
-    way.statistics("kept", 1).success.add(0.1)
+    way.statistics("kept", 1).successes += 1
     for number in range(20):
         way.statistics(f"gone{number}", 1)
     assert way.statistics("kept", 1).success.count == 1

@@ -10,7 +10,7 @@ from time import perf_counter, time
 from typing import Final
 
 import shoal
-from shoal.dataplane.statistics import Count, Statistics
+from shoal.dataplane.statistics import Statistics
 from shoal.domain.errors import (
     LoadFailed,
     NoRoom,
@@ -151,7 +151,7 @@ def statistics(name: str, version: int, counted: Statistics) -> dict[str, object
     """Durations in nanoseconds, `last_inference` in milliseconds since the epoch, as Triton's.
 
     Shoal runs one request an execution, so both counts are alike."""
-    count = counted.success.count
+    count = counted.successes
     last_ms = round((time() - (perf_counter() - counted.last_at)) * 1e3) if counted.last_at else 0
     return {
         "name": name,
@@ -160,18 +160,18 @@ def statistics(name: str, version: int, counted: Statistics) -> dict[str, object
         "inference_count": count,
         "execution_count": count,
         "inference_stats": {
-            "success": _duration(counted.success),
-            "fail": _duration(counted.fail),
-            "queue": _duration(counted.queue),
-            "compute_input": _duration(counted.decode),
-            "compute_infer": _duration(counted.compute),
-            "compute_output": _duration(counted.encode),
-            "cache_hit": _duration(Count()),
-            "cache_miss": _duration(Count()),
+            "success": _duration(count, counted.success_s),
+            "fail": _duration(counted.fails, counted.fail_s),
+            "queue": _duration(count, counted.queue_s),
+            "compute_input": _duration(count, counted.decode_s),
+            "compute_infer": _duration(count, counted.compute_s),
+            "compute_output": _duration(count, counted.encode_s),
+            "cache_hit": _duration(0, 0.0),
+            "cache_miss": _duration(0, 0.0),
         },
         "batch_stats": [],
     }
 
 
-def _duration(counted: Count) -> dict[str, int]:
-    return {"count": counted.count, "ns": round(counted.seconds * 1e9)}
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * 1e9)}

@@ -242,11 +242,12 @@ class Inference:
         activity.latency.observe(took_s, ended)
         plan.metrics.request(call.protocol, "200", took_s)
         plan.metrics.stages(queue_s, load_s, compute_s)
-        statistics.success.add(took_s)
-        statistics.queue.add(queue_s + load_s)
-        statistics.decode.add(decoded_at - call.started - load_s)
-        statistics.compute.add(compute_s)
-        statistics.encode.add(max(ended - decoded_at - queue_s - compute_s, 0.0))
+        statistics.successes += 1
+        statistics.success_s += took_s
+        statistics.queue_s += queue_s + load_s
+        statistics.decode_s += decoded_at - call.started - load_s
+        statistics.compute_s += compute_s
+        statistics.encode_s += max(ended - decoded_at - queue_s - compute_s, 0.0)
         statistics.last_at = ended
         if self._log_requests:
             self._log(call, "200", took_s)
@@ -267,7 +268,8 @@ class Inference:
         metrics = self._instance.metrics
         if plan is not None:
             plan.metrics.request(call.protocol, code, took_s)
-            plan.statistics.fail.add(took_s)
+            plan.statistics.fails += 1
+            plan.statistics.fail_s += took_s
             if isinstance(error, ModelFailed):
                 self._report(call, plan, error)
         elif call.name in self._instance.replica:

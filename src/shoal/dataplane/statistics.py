@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-
-@dataclass(slots=True)
-class Count:
-    """Requests of one kind, and the seconds that they took together."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.seconds += seconds
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What the statistics extension tells of a version; survives unloads of its copy."""
+    """Survives unloads of the version's copy. Seconds are sums: `success_s` and `fail_s` of whole
+    requests; the others of the parts of successful ones, `queue_s` with waiting for loads."""
 
-    success: Count = field(default_factory=Count)
-    fail: Count = field(default_factory=Count)
-    queue: Count = field(default_factory=Count)
-    decode: Count = field(default_factory=Count)
-    compute: Count = field(default_factory=Count)
-    encode: Count = field(default_factory=Count)
+    successes: int = 0
+    success_s: float = 0.0
+    queue_s: float = 0.0
+    decode_s: float = 0.0
+    compute_s: float = 0.0
+    encode_s: float = 0.0
+    fails: int = 0
+    fail_s: float = 0.0
     last_at: float = 0.0  # perf_counter
     reported_at: float = float("-inf")  # the last failure in the journal
