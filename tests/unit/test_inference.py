@@ -220,5 +220,5 @@ def test_statistics_of_models_that_are_gone_are_forgotten(monkeypatch: pytest.Mo
     way.statistics("kept", 1).successes += 1
     for number in range(20):
         way.statistics(f"gone{number}", 1)
-    assert way.statistics("kept", 1).success.count == 1
+    assert way.statistics("kept", 1).successes == 1
     assert len(way._statistics) < 12
