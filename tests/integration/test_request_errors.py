@@ -259,7 +259,7 @@ def test_binary_text_that_does_not_add_up_is_refused(public: Public) -> None:
         ("gzip, gzip", b"abc", "encoded several times"),
         ("gzip", b"not gzip", "not valid gzip"),
         ("deflate", b"\x78\x9cnope", "not valid deflate"),
-        ("gzip", gzip.compress(b"{}")[:-3], "ends too early"),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-3], "ends too early"),
         ("deflate", zlib.compress(b"{}") + b"more", "goes on after the end"),
     ],
 )

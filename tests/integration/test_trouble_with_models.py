@@ -292,6 +292,24 @@ def test_versions_come_break_and_go(server: Served, folder: Path) -> None:
     assert "has no version 2" in server.infer("versions", REQUEST, 2).json()["error"]
 
 
+def test_a_version_that_stands_in_is_ready_though_it_is_not_in_memory(
+    server: Served, folder: Path
+) -> None:
+    made = folder.parent / ".stands-in"
+    for number, text in ((1, source(factor=1)), (2, "class Model(:\n")):
+        (made / str(number)).mkdir(parents=True)
+        (made / str(number) / "model.py").write_text(text)
+    (made / "model.yaml").write_text("idle_ttl_s: 0.1\n")
+    os.replace(made, folder / "stands-in")
+    declared(server, "stands-in")
+    assert answer(server, "stands-in") == [1.0, 2.0]
+    until(lambda: said(server, "stands-in", "unloaded"), "it was idle")
+    until(lambda: server.client.model("stands-in").state == "cold", "it is not in memory")
+    assert server.http.get("/v2/models/stands-in/ready").status_code == 200
+    assert server.http.get("/v2/models/stands-in/versions/2/ready").status_code == 503
+    assert answer(server, "stands-in") == [1.0, 2.0]
+
+
 # --- going --------------------------------------------------------------------------------------
 
 

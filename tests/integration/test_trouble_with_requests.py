@@ -188,8 +188,13 @@ def test_clients_that_leave_while_queued_free_their_places(
     name = register("crowded", source(HELD, gate=gate))
     running = Asked(server, name)
     gate.wait_for(1)
-    crowd = [leaving(server, name) for _ in range(3)]
-    until(lambda: Asked(server, name).status == 429, "the queue is full")
+    crowd: list[Callable[[], None]] = []
+
+    def is_full() -> bool:
+        crowd.append(leaving(server, name))
+        return Asked(server, name, timeout_ms=100).status == 429
+
+    until(is_full, "the queue is full")
     for leave in crowd:
         leave()
     asked: list[Asked] = []
@@ -236,6 +241,10 @@ def test_larger_than_the_budget_is_refused_with_both_figures(
     with pytest.raises(TooLarge):
         server.client.load(name)
     assert "retry-after" not in server.infer(name, REQUEST).headers
+    ready = server.http.get(f"/v2/models/{name}/ready")
+    assert ready.status_code == 503
+    assert ready.json()["error"] == cause
+    assert cause in " ".join(server.client.explain(name).summary)
 
 
 def test_pinned_models_stay_and_the_rest_is_refused_for_lack_of_room(

@@ -121,7 +121,8 @@ def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalEr
             return Unloaded(f"model {name!r} was taken out of service", RETRY_S)
         case State.FAILED:
             failure = instance.core.failures.of(revision.id)
-            assert failure is not None
+            if failure is None:  # known to be too large without a try
+                return TooLarge(instance.core.cache.too_large(revision) or "", RETRY_S)
             wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
             return _FAILURES.get(failure.code, LoadFailed)(failure.message, wait_s)
     return None

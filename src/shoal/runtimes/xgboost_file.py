@@ -1,0 +1,313 @@
+"""Decides whether an XGBoost file is whole, before XGBoost reads it.
+
+XGBoost trusts its files: one that is cut off or damaged can make it read beyond its buffers or wait
+for an end that never comes, and it follows the numbers of a tree wherever they point. That ends the
+process instead of raising. What XGBoost does check is left to it. Layout: `LoadModel` of the
+classes in XGBoost's sources. Imports no framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from shoal.runtimes.loading import one_line
+from shoal.runtimes.ubjson import NotUbjson, read_ubjson
+from shoal.runtimes.xgboost_trees import (
+    Damaged,
+    Forest,
+    Row,
+    Tree,
+    VectorTree,
+    digits,
+    forest_of,
+    plain_trees,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from shoal.runtimes.ubjson import Value
+    from shoal.runtimes.xgboost_trees import Ints
+
+AnyTree_co = TypeVar("AnyTree_co", bound=Tree, covariant=True)
+
+_MAX_CATEGORY: Final = 2**24  # `OutOfRangeCat` in XGBoost
+_DELETED: Final = 2**31 - 1  # the split of a node that was cut off, without its top bit
+_NO_PARENT: Final = (-1, 2**31 - 1)  # of a root, with its top bit and without
+_LEAF_WEIGHTS_SINCE: Final = (3, 2)
+_MAX_UNPROVEN: Final = 2**24  # features or outputs of a model without trees
+_SECOND_CHARACTER: Final = re.compile(rb"[\x00-\xff]\s*+(\S)")  # what XGBoost goes by
+_VECTORS: Final = re.compile(rb'"size_leaf_vector"\s*:\s*"(?![01]")')
+_NO_NUMBER: Final = re.compile(rb"(?<=[\[,:\s])(?:NaN|-?Infinity)(?=[\],}\s])")
+
+
+class Problem(NamedTuple):
+    """What is wrong with a file, in a few words.
+
+    way_out: what to do; empty: copy it again, or save it anew.
+    """
+
+    reason: str
+    way_out: str
+
+
+def problem_of(data: bytes, version: tuple[int, ...]) -> Problem | None:
+    """Why the XGBoost of this version should not be given the file; None when it may.
+
+    Files that it refuses by itself, as those of very old releases, count as fine.
+    """
+    second = _SECOND_CHARACTER.match(data)
+    if second is None or not (second[1] == b'"' or second[1].isalpha()) or data[:4] == b"binf":
+        return None
+    if data[:1] != b"{":
+        return Problem("it does not begin with '{'", "")
+    try:
+        learner, forest = _read_json(data) if second[1] == b'"' else _read_ubjson(data)
+        _check(learner, forest, version)
+    except Damaged as error:
+        return Problem(
+            str(error) if error.way_out else f"it is damaged ({error})", error.way_out
+        )
+    except (NotUbjson, msgspec.MsgspecError, RecursionError) as error:
+        return Problem(f"it is cut off or damaged ({one_line(error)})", "")
+    return None
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _Model(msgspec.Struct, Generic[AnyTree_co]):
+    """Of trees; or of a linear booster, which has weights alone."""
+
+    gbtree_model_param: dict[str, str] = {}
+    trees: list[AnyTree_co] = []
+    tree_info: Row | None = None
+    iteration_indptr: Row | None = None
+    weights: Row | None = None
+
+
+class _Wrapped(msgspec.Struct, Generic[AnyTree_co]):
+    model: _Model[AnyTree_co]
+
+
+class _Booster(msgspec.Struct, Generic[AnyTree_co]):
+    name: str
+    model: _Model[AnyTree_co] | None = None
+    gbtree: _Wrapped[AnyTree_co] | None = None  # of dart
+    weight_drop: Row | None = None
+
+
+class _Learner(msgspec.Struct, Generic[AnyTree_co]):
+    learner_model_param: dict[str, str]
+    gradient_booster: _Booster[AnyTree_co]
+    feature_names: list[str] = []
+
+    @property
+    def model(self) -> _Model[AnyTree_co]:
+        booster = self.gradient_booster
+        model = booster.gbtree.model if booster.gbtree else booster.model
+        if model is None:
+            raise Damaged("it has no model")
+        return model
+
+
+class _File(msgspec.Struct, Generic[AnyTree_co]):
+    learner: _Learner[AnyTree_co]
+
+
+def _row(kind: type[Row], given: object) -> Row:
+    return kind(given)
+
+
+def _read_json(data: bytes) -> tuple[_Learner[Tree], Forest]:
+    """Raises Damaged, MsgspecError, RecursionError."""
+    kind: type[_File[Tree]] = _File[VectorTree] if _VECTORS.search(data) else _File[Tree]
+    try:
+        file = msgspec.json.decode(data, type=kind, dec_hook=_row)
+    except msgspec.DecodeError:
+        if b"NaN" not in data and b"Infinity" not in data:
+            raise
+        # XGBoost writes what JSON cannot. No number that can be one is looked at.
+        file = msgspec.json.decode(_NO_NUMBER.sub(b"0", data), type=kind, dec_hook=_row)
+    return file.learner, forest_of(file.learner.model.trees)
+
+
+def _read_ubjson(data: bytes) -> tuple[_Learner[Tree], Forest]:
+    """Raises Damaged, MsgspecError, NotUbjson."""
+    plain: list[Forest] = []
+
+    def trees(data: bytes, at: int, count: int) -> tuple[list[Value], int] | None:
+        found = plain_trees(data, at, count)
+        if found is None:
+            return None
+        plain.append(found[0])
+        return [], found[1]
+
+    value = read_ubjson(data, {"trees": trees})
+    file = msgspec.convert(value, type=_File[VectorTree], dec_hook=_row)
+    return file.learner, plain[0] if plain else forest_of(file.learner.model.trees)
+
+
+# --- checking -----------------------------------------------------------------------------------
+
+
+def _check(learner: _Learner[Tree], forest: Forest, version: tuple[int, ...]) -> None:
+    parameters = learner.learner_model_param
+    features = digits(parameters, "num_feature")
+    outputs = max(1, digits(parameters, "num_class"), digits(parameters, "num_target", "1"))
+    _check_names(learner.feature_names, features)
+    booster = learner.gradient_booster
+    if booster.name == "gblinear":
+        _check_weights(learner.model.weights, features, outputs)
+        return
+    if booster.name not in ("gbtree", "dart"):
+        raise Damaged(f"its booster is called {booster.name!r}")
+    if booster.name == "dart" and len(booster.weight_drop or ()) != len(forest):
+        raise Damaged("weight_drop has not as many numbers as there are trees")
+    _check_sizes(forest, features, outputs)
+    _check_iterations(learner.model, forest, outputs)
+    _check_walks(forest, features)
+    begins = np.cumsum(forest.sizes) - forest.sizes
+    for number, tree in forest.unusual:
+        nodes = slice(begins[number], begins[number] + forest.sizes[number])
+        try:
+            _check_categories(tree, int(forest.sizes[number]))
+            if tree.outputs > 1:
+                _check_vectors(tree, forest.left[nodes], forest.right[nodes], outputs, version)
+        except Damaged as error:
+            raise Damaged(f"tree {number}: {error}", error.way_out) from error
+
+
+def _check_names(names: Sequence[str], features: int) -> None:
+    if names and len(names) != features:
+        raise Damaged(f"{len(names)} feature_names for {features} features")
+    if any("\ud800" <= character <= "\udfff" for name in names for character in name):
+        raise Damaged("feature_names are no UTF-8")
+
+
+def _check_weights(weights: Row | None, features: int, outputs: int) -> None:
+    """Of a linear booster: one for each feature and output, and a bias; none before training."""
+    if weights is None or len(weights) not in (0, (features + 1) * outputs):
+        raise Damaged("weights has not as many numbers as there are features and outputs")
+
+
+def _check_sizes(forest: Forest, features: int, outputs: int) -> None:
+    """XGBoost makes room for as many features and outputs as the file says."""
+    if forest.features not in (0, features):
+        raise Damaged(f"num_feature is {features}, but {forest.features} in its trees")
+    if not forest.features and features > _MAX_UNPROVEN:
+        raise Damaged(f"num_feature is {features}")
+    one_each = not any(tree.outputs > 1 for _, tree in forest.unusual)
+    if outputs > (len(forest) if len(forest) and one_each else _MAX_UNPROVEN):
+        raise Damaged(f"{outputs} outputs of {len(forest)} trees")
+
+
+def _check_iterations(model: _Model[Tree], forest: Forest, outputs: int) -> None:
+    parallel = digits(model.gbtree_model_param, "num_parallel_tree", "1")
+    if not 0 < parallel * outputs < 2**31:
+        raise Damaged(f"num_parallel_tree is {parallel}")
+    groups = (model.tree_info or Row([])).whole("tree_info")
+    if len(groups) != len(forest):
+        raise Damaged("tree_info has not as many numbers as there are trees")
+    if np.any((groups < 0) | (groups >= outputs)):
+        raise Damaged("tree_info names outputs that are not there")
+    if model.iteration_indptr is None:  # XGBoost before 2.0
+        if not len(forest):
+            raise Damaged("it has no trees", "train it for one round at least")
+        return
+    begins = model.iteration_indptr.whole("iteration_indptr")
+    ends = (begins[0], begins[-1]) if len(begins) else ()
+    if ends != (0, len(forest)) or np.any(np.diff(begins) < 0):
+        raise Damaged("iteration_indptr does not ascend from 0 to the number of trees")
+
+
+def _check_walks(forest: Forest, features: int) -> None:
+    """Every walk from a root ends at a leaf, within the tree and the features.
+
+    XGBoost takes the node behind the left child for the right one. As every child names its one
+    parent, and a root is nobody's child, there are no loops.
+    """
+    begins = np.cumsum(forest.sizes) - forest.sizes
+    first = np.repeat(begins, forest.sizes)
+    size = np.repeat(forest.sizes, forest.sizes)
+    inner = np.flatnonzero(forest.left != -1)
+    left, parent = forest.left[inner], inner - first[inner]
+
+    def check(name: str, wrong: NDArray[np.bool_], nodes: NDArray[np.intp] | None = None) -> None:
+        if wrong.any():
+            node = int(np.argmax(wrong))
+            node = node if nodes is None else int(nodes[node])
+            tree = int(np.searchsorted(begins, node, "right")) - 1
+            raise Damaged(f"tree {tree}: {name} of node {node - int(begins[tree])}")
+
+    check("left_children", (left < 1) | (left + 1 >= size[inner]), inner)
+    check("right_children", forest.right[inner] != left + 1, inner)
+    children = first[inner] + left
+    for child in (children, children + 1):
+        check("parents", forest.parents[child] != parent, child)
+    check("split_indices", (forest.splits[inner] < 0) | (forest.splits[inner] >= features), inner)
+    # XGBoost looks up the parents of all nodes but the roots, also of those that were cut off.
+    roots = np.zeros(len(size), bool)
+    roots[begins] = True
+    check("parents", ~roots & ((forest.parents < 0) | (forest.parents >= size)))
+    check("parents", roots & ~np.isin(forest.parents, _NO_PARENT))
+    hanging = len(forest) + 2 * len(inner) + np.count_nonzero(forest.splits == _DELETED)
+    if hanging != len(size):
+        raise Damaged("nodes of its trees are nobody's children")
+
+
+def _check_categories(tree: Tree, nodes: int) -> None:
+    """Of the categories on the left of each split by category."""
+    if tree.split_type is None:
+        return
+    kinds = tree.split_type.whole("split_type")
+    if len(kinds) != nodes or np.any((kinds != 0) & (kinds != 1)):
+        raise Damaged("split_type")
+    names = ("categories_nodes", "categories_segments", "categories_sizes", "categories")
+    rows = [getattr(tree, name) or Row([]) for name in names]
+    where, begins, counts, all_categories = (
+        row.whole(name) for row, name in zip(rows, names, strict=True)
+    )
+    if not np.array_equal(where, np.flatnonzero(kinds)):
+        raise Damaged("categories_nodes")
+    if len(begins) != len(where) or np.any((begins < 0) | (begins > len(all_categories))):
+        raise Damaged("categories_segments")
+    if len(counts) != len(where) or np.any(
+        (counts < 1) | (counts > len(all_categories) - begins)
+    ):
+        raise Damaged("categories_sizes")
+    if np.any((all_categories < 0) | (all_categories >= _MAX_CATEGORY)):
+        raise Damaged("categories")
+
+
+def _check_vectors(tree: Tree, left: Ints, right: Ints, outputs: int, version: tuple[int, ...]
+                   ) -> None:
+    """Of the lists that XGBoost does not check in trees of several outputs. A leaf's right child
+    is the number of its weights, since 3.2."""
+    if not isinstance(tree, VectorTree) or tree.outputs != outputs:
+        raise Damaged(f"size_leaf_vector is {tree.outputs} instead of {outputs}")
+    before = version < _LEAF_WEIGHTS_SINCE
+    if not before and tree.leaf_weights is None:
+        raise Damaged(
+            "its trees of several outputs are of XGBoost before 3.2, which later ones cannot read",
+            "train it anew, or install 'xgboost-cpu<3.2'",
+        )
+    names = ("split_conditions", "default_left", "loss_changes", "sum_hessian")
+    for name in names[:2] if before else names:
+        if len(getattr(tree, name) or ()) != len(left):
+            raise Damaged(name)
+    weights = len(tree.base_weights)
+    if weights != len(left) * outputs if before else (not weights or weights % len(left)):
+        raise Damaged("base_weights")
+    leaves = right[left == -1]
+    if before:
+        return
+    if len(tree.leaf_weights or ()) != len(leaves) * outputs:
+        raise Damaged("leaf_weights")
+    if np.any((leaves < 0) | (leaves >= len(leaves))):
+        raise Damaged("right_children of its leaves")
