@@ -72,7 +72,8 @@ def test_an_empty_body_is_not_valid_in_any_encoding(encoding: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body"), [(b"gzip", gzip.compress(TEXT, mtime=0)), (b"deflate", zlib.compress(TEXT))]
+    ("encoding", "body"),
+    [(b"gzip", gzip.compress(TEXT, mtime=0)), (b"deflate", zlib.compress(TEXT))],
 )
 def test_a_body_cut_short_is_refused(encoding: bytes, body: bytes) -> None:
     assert "ends too early" in refusal(body[:-3], encoding)

@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array: TypeAlias = NDArray[np.generic]
-    Value: TypeAlias = "dict[str, Value] | list[Value] | Array | str | int | float | bool | None"
+    Value: TypeAlias = "dict[str, Value] | list[Value] | str | int | float | bool | None"
     ArrayReader: TypeAlias = Callable[[bytes, int, int], tuple[list[Value], int] | None]
     """Of the data, where an array's first element begins and how many there are: the elements and
     where they end; None leaves them to the general way."""
@@ -39,8 +36,7 @@ class NotUbjson(ValueError):
 def read_ubjson(data: bytes, own: Mapping[str, ArrayReader] | None = None) -> Value:
     """The first value of `data`; what follows it is ignored, as XGBoost does.
 
-    Arrays of one type of number become arrays that share the memory of `data`. Bytes in text that
-    are no UTF-8 become lone surrogates. Of two equal keys the first counts.
+    Bytes in text that are no UTF-8 become lone surrogates. Of two equal keys the first counts.
     own: special ways to read the array under a key.
     Raises NotUbjson.
     """
@@ -79,15 +75,15 @@ class _Reader:
         self._at += 1
         return found
 
-    def _array(self, depth: int, key: str) -> list[Value] | Array:
+    def _array(self, depth: int, key: str) -> list[Value]:
         marker = self._peek()
         if marker == b"$":
             kind = NUMBERS.get(self._take(2)[1:])
             if kind is None or self._take(1) != b"#":
                 raise NotUbjson(f"byte {self._at - 1:,} is no type of number")
             count = self._length(kind.itemsize)
-            self._at += count * kind.itemsize
-            return np.frombuffer(self._data, kind, count, self._at - count * kind.itemsize)
+            numbers: list[Value] = np.frombuffer(self._take(count * kind.itemsize), kind).tolist()
+            return numbers
         if marker == b"#":
             self._at += 1
             count = self._length(1)

@@ -20,12 +20,12 @@ from shoal.runtimes.ubjson import NotUbjson, read_ubjson
 from shoal.runtimes.xgboost_trees import (
     Damaged,
     Forest,
-    Row,
     Tree,
     VectorTree,
     digits,
     forest_of,
     plain_trees,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class _Model(msgspec.Struct, Generic[AnyTree_co]):
 
     gbtree_model_param: dict[str, str] = {}
     trees: list[AnyTree_co] = []
-    tree_info: Row | None = None
-    iteration_indptr: Row | None = None
-    weights: Row | None = None
+    tree_info: list[int] = []
+    iteration_indptr: list[int] | None = None
+    weights: list[float] | None = None
 
 
 class _Wrapped(msgspec.Struct, Generic[AnyTree_co]):
@@ -99,7 +99,7 @@ class _Booster(msgspec.Struct, Generic[AnyTree_co]):
     name: str
     model: _Model[AnyTree_co] | None = None
     gbtree: _Wrapped[AnyTree_co] | None = None  # of dart
-    weight_drop: Row | None = None
+    weight_drop: list[float] = []
 
 
 class _Learner(msgspec.Struct, Generic[AnyTree_co]):
@@ -120,20 +120,16 @@ class _File(msgspec.Struct, Generic[AnyTree_co]):
     learner: _Learner[AnyTree_co]
 
 
-def _row(kind: type[Row], given: object) -> Row:
-    return kind(given)
-
-
 def _read_json(data: bytes) -> tuple[_Learner[Tree], Forest]:
     """Raises Damaged, MsgspecError, RecursionError."""
     kind: type[_File[Tree]] = _File[VectorTree] if _VECTORS.search(data) else _File[Tree]
     try:
-        file = msgspec.json.decode(data, type=kind, dec_hook=_row)
+        file = msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError:
         if b"NaN" not in data and b"Infinity" not in data:
             raise
         # XGBoost writes what JSON cannot. No number that can be one is looked at.
-        file = msgspec.json.decode(_NO_NUMBER.sub(b"0", data), type=kind, dec_hook=_row)
+        file = msgspec.json.decode(_NO_NUMBER.sub(b"0", data), type=kind)
     return file.learner, forest_of(file.learner.model.trees)
 
 
@@ -149,7 +145,7 @@ def _read_ubjson(data: bytes) -> tuple[_Learner[Tree], Forest]:
         return [], found[1]
 
     value = read_ubjson(data, {"trees": trees})
-    file = msgspec.convert(value, type=_File[VectorTree], dec_hook=_row)
+    file = msgspec.convert(value, type=_File[VectorTree])
     return file.learner, plain[0] if plain else forest_of(file.learner.model.trees)
 
 
@@ -167,16 +163,17 @@ def _check(learner: _Learner[Tree], forest: Forest, version: tuple[int, ...]) ->
         return
     if booster.name not in ("gbtree", "dart"):
         raise Damaged(f"its booster is called {booster.name!r}")
-    if booster.name == "dart" and len(booster.weight_drop or ()) != len(forest):
+    if booster.name == "dart" and len(booster.weight_drop) != len(forest):
         raise Damaged("weight_drop has not as many numbers as there are trees")
     _check_sizes(forest, features, outputs)
     _check_iterations(learner.model, forest, outputs)
     _check_walks(forest, features)
-    begins = np.cumsum(forest.sizes) - forest.sizes
+    begins = forest.begins
     for number, tree in forest.unusual:
         nodes = slice(begins[number], begins[number] + forest.sizes[number])
         try:
-            _check_categories(tree, int(forest.sizes[number]))
+            if tree.splits_by_category:
+                _check_categories(tree, int(forest.sizes[number]))
             if tree.outputs > 1:
                 _check_vectors(tree, forest.left[nodes], forest.right[nodes], outputs, version)
         except Damaged as error:
@@ -190,7 +187,7 @@ def _check_names(names: Sequence[str], features: int) -> None:
         raise Damaged("feature_names are no UTF-8")
 
 
-def _check_weights(weights: Row | None, features: int, outputs: int) -> None:
+def _check_weights(weights: list[float] | None, features: int, outputs: int) -> None:
     """Of a linear booster: one for each feature and output, and a bias; none before training."""
     if weights is None or len(weights) not in (0, (features + 1) * outputs):
         raise Damaged("weights has not as many numbers as there are features and outputs")
@@ -211,7 +208,7 @@ def _check_iterations(model: _Model[Tree], forest: Forest, outputs: int) -> None
     parallel = digits(model.gbtree_model_param, "num_parallel_tree", "1")
     if not 0 < parallel * outputs < 2**31:
         raise Damaged(f"num_parallel_tree is {parallel}")
-    groups = (model.tree_info or Row([])).whole("tree_info")
+    groups = whole(model.tree_info, "tree_info")
     if len(groups) != len(forest):
         raise Damaged("tree_info has not as many numbers as there are trees")
     if np.any((groups < 0) | (groups >= outputs)):
@@ -220,7 +217,7 @@ def _check_iterations(model: _Model[Tree], forest: Forest, outputs: int) -> None
         if not len(forest):
             raise Damaged("it has no trees", "train it for one round at least")
         return
-    begins = model.iteration_indptr.whole("iteration_indptr")
+    begins = whole(model.iteration_indptr, "iteration_indptr")
     ends = (begins[0], begins[-1]) if len(begins) else ()
     if ends != (0, len(forest)) or np.any(np.diff(begins) < 0):
         raise Damaged("iteration_indptr does not ascend from 0 to the number of trees")
@@ -232,56 +229,54 @@ def _check_walks(forest: Forest, features: int) -> None:
     XGBoost takes the node behind the left child for the right one. As every child names its one
     parent, and a root is nobody's child, there are no loops.
     """
-    begins = np.cumsum(forest.sizes) - forest.sizes
-    first = np.repeat(begins, forest.sizes)
-    size = np.repeat(forest.sizes, forest.sizes)
+    begins = forest.begins
     inner = np.flatnonzero(forest.left != -1)
-    left, parent = forest.left[inner], inner - first[inner]
+    left = forest.left[inner]
+    begin = np.repeat(begins, forest.sizes)[inner]
+    end = np.repeat(forest.sizes, forest.sizes)[inner]
 
-    def check(name: str, wrong: NDArray[np.bool_], nodes: NDArray[np.intp] | None = None) -> None:
+    def check(name: str, wrong: NDArray[np.bool_], nodes: Ints) -> None:
         if wrong.any():
-            node = int(np.argmax(wrong))
-            node = node if nodes is None else int(nodes[node])
+            node = int(nodes[np.argmax(wrong)])
             tree = int(np.searchsorted(begins, node, "right")) - 1
             raise Damaged(f"tree {tree}: {name} of node {node - int(begins[tree])}")
 
-    check("left_children", (left < 1) | (left + 1 >= size[inner]), inner)
+    check("left_children", (left < 1) | (left + 1 >= end), inner)
     check("right_children", forest.right[inner] != left + 1, inner)
-    children = first[inner] + left
-    for child in (children, children + 1):
-        check("parents", forest.parents[child] != parent, child)
-    check("split_indices", (forest.splits[inner] < 0) | (forest.splits[inner] >= features), inner)
-    # XGBoost looks up the parents of all nodes but the roots, also of those that were cut off.
-    roots = np.zeros(len(size), bool)
-    roots[begins] = True
-    check("parents", ~roots & ((forest.parents < 0) | (forest.parents >= size)))
-    check("parents", roots & ~np.isin(forest.parents, _NO_PARENT))
-    hanging = len(forest) + 2 * len(inner) + np.count_nonzero(forest.splits == _DELETED)
-    if hanging != len(size):
-        raise Damaged("nodes of its trees are nobody's children")
+    splits = forest.splits[inner]
+    check("split_indices", (splits < 0) | (splits >= features), inner)
+    parents = inner - begin
+    for children in (begin + left, begin + left + 1):
+        check("parents", forest.parents[children] != parents, children)
+    check("parents", ~np.isin(forest.parents[begins], _NO_PARENT), begins)
+    # All nodes but roots and those that were cut off are children, then. XGBoost looks up the
+    # parents of these, too.
+    cut_off = len(forest.left) - len(forest) - 2 * len(inner)
+    if cut_off:
+        others = np.flatnonzero(forest.splits == _DELETED)
+        if len(others) != cut_off:
+            raise Damaged("nodes of its trees are nobody's children")
+        sizes = np.repeat(forest.sizes, forest.sizes)[others]
+        parents = forest.parents[others]
+        check("parents", (parents < 0) | (parents >= sizes), others)
 
 
 def _check_categories(tree: Tree, nodes: int) -> None:
-    """Of the categories on the left of each split by category."""
-    if tree.split_type is None:
-        return
-    kinds = tree.split_type.whole("split_type")
+    """Those that go left at each split by category."""
+    kinds = whole(tree.split_type or (), "split_type")
+    where = whole(tree.categories_nodes, "categories_nodes")
+    begins = whole(tree.categories_segments, "categories_segments")
+    counts = whole(tree.categories_sizes, "categories_sizes")
+    categories = whole(tree.categories, "categories")
     if len(kinds) != nodes or np.any((kinds != 0) & (kinds != 1)):
         raise Damaged("split_type")
-    names = ("categories_nodes", "categories_segments", "categories_sizes", "categories")
-    rows = [getattr(tree, name) or Row([]) for name in names]
-    where, begins, counts, all_categories = (
-        row.whole(name) for row, name in zip(rows, names, strict=True)
-    )
     if not np.array_equal(where, np.flatnonzero(kinds)):
         raise Damaged("categories_nodes")
-    if len(begins) != len(where) or np.any((begins < 0) | (begins > len(all_categories))):
+    if len(begins) != len(where) or np.any((begins < 0) | (begins > len(categories))):
         raise Damaged("categories_segments")
-    if len(counts) != len(where) or np.any(
-        (counts < 1) | (counts > len(all_categories) - begins)
-    ):
+    if len(counts) != len(where) or np.any((counts < 1) | (counts > len(categories) - begins)):
         raise Damaged("categories_sizes")
-    if np.any((all_categories < 0) | (all_categories >= _MAX_CATEGORY)):
+    if np.any((categories < 0) | (categories >= _MAX_CATEGORY)):
         raise Damaged("categories")
 
 

@@ -7,11 +7,12 @@ no framework.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from struct import Struct, pack
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from itertools import chain
+from struct import Struct
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -33,59 +34,43 @@ class Damaged(ValueError):
         self.way_out = way_out
 
 
-class Row:
-    """A list of numbers, whichever way it was written."""
+class Tree(msgspec.Struct, gc=False):
+    """As the file names it."""
 
-    def __init__(self, given: object) -> None:
-        if not isinstance(given, list | np.ndarray):
-            raise ValueError("no list of numbers")
-        self._given = given
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-    def whole(self, name: str) -> Ints:
-        """Raises Damaged unless all are whole numbers."""
-        try:
-            array = np.asarray(self._given)
-        except ValueError:  # lists of several lengths in it
-            array = np.zeros(1)
-        if len(array) == 0:
-            return np.zeros(0, np.int64)
-        if array.dtype.kind not in "iu" or array.dtype == np.uint64 or array.ndim != 1:
-            raise Damaged(f"{name} are not whole numbers")
-        return array.astype(np.int64)
-
-
-class Tree(msgspec.Struct):
     id: int
     tree_param: dict[str, str]
-    left_children: Row
-    right_children: Row
-    parents: Row
-    split_indices: Row
-    split_type: Row | None = None
-    categories: Row | None = None
-    categories_nodes: Row | None = None
-    categories_segments: Row | None = None
-    categories_sizes: Row | None = None
+    left_children: list[int]
+    right_children: list[int]
+    parents: list[int]
+    split_indices: list[int]
+    split_type: list[int] | None = None
+    categories: list[int] = []
+    categories_nodes: list[int] = []
+    categories_segments: list[int] = []
+    categories_sizes: list[int] = []
 
     @property
     def outputs(self) -> int:
         """1, or more for what XGBoost calls vector leaves."""
         return max(1, digits(self.tree_param, "size_leaf_vector"))
 
+    @property
+    def splits_by_category(self) -> bool:
+        """Without types, XGBoost ignores what there is of categories."""
+        types = self.split_type
+        return types is not None and (types.count(0) < len(types) or bool(self.categories_nodes))
 
-class VectorTree(Tree, kw_only=True):
+
+class VectorTree(Tree, kw_only=True, gc=False):
     """With the lists whose lengths XGBoost checks in trees of one output only. They are long:
-    reading them all would double the time that JSON takes."""
+    reading them always would double the time for JSON."""
 
-    base_weights: Row
-    split_conditions: Row
-    default_left: Row
-    leaf_weights: Row | None = None  # these three since XGBoost 3.2
-    loss_changes: Row | None = None
-    sum_hessian: Row | None = None
+    base_weights: list[float]
+    split_conditions: list[float]
+    default_left: list[int]
+    leaf_weights: list[float] | None = None  # these three since XGBoost 3.2
+    loss_changes: list[float] = []
+    sum_hessian: list[float] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +94,11 @@ class Forest:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def begins(self) -> Ints:
+        """Where each tree's nodes begin."""
+        return np.cumsum(self.sizes) - self.sizes
+
 
 def digits(parameters: dict[str, str], name: str, default: str | None = None) -> int:
     """A number that is written as text. Raises Damaged."""
@@ -120,31 +110,38 @@ def digits(parameters: dict[str, str], name: str, default: str | None = None) ->
     return int(text)
 
 
+def whole(numbers: Iterable[int], name: str) -> Ints:
+    """As an array. Raises Damaged for numbers beyond 64 bits."""
+    try:
+        return np.array(array("q", numbers), np.int64)
+    except OverflowError:
+        raise Damaged(f"{name} has a number beyond 64 bits") from None
+
+
 def forest_of(trees: Sequence[Tree]) -> Forest:
-    """Raises Damaged when the lists of a tree are not of one length."""
-    names = ("left_children", "right_children", "parents", "split_indices")
-    columns: dict[str, list[Ints]] = {name: [np.zeros(0, np.int64)] for name in names}
-    sizes: list[int] = []
-    unusual: list[tuple[int, Tree]] = []
-    features = 0
+    """Raises Damaged when lists of a tree are not as long as it has nodes."""
     if sorted(tree.id for tree in trees) != list(range(len(trees))):
         raise Damaged("the ids of its trees are not 0, 1, 2, …")
-    for number, tree in enumerate(trees):
-        nodes = digits(tree.tree_param, "num_nodes")
-        features = max(features, digits(tree.tree_param, "num_feature"))
-        for name, column in columns.items():
-            row: Row = getattr(tree, name)
-            if nodes == 0 or len(row) != nodes:
-                raise Damaged(f"tree {number}: {len(row)} {name} instead of {nodes}")
-            column.append(row.whole(f"tree {number}: {name}"))
-        if tree.outputs > 1 or tree.split_type is not None:
-            unusual.append((number, tree))
-        sizes.append(nodes)
-    left, right, parents, splits = map(np.concatenate, columns.values())
-    return Forest(np.array(sizes, np.int64), left, right, parents, splits, features, unusual)
+    sizes = [digits(tree.tree_param, "num_nodes") for tree in trees]
+    columns: list[Ints] = []
+    for name in ("left_children", "right_children", "parents", "split_indices"):
+        lists: list[list[int]] = [getattr(tree, name) for tree in trees]
+        for number, (given, size) in enumerate(zip(lists, sizes, strict=True)):
+            if size == 0 or len(given) != size:
+                raise Damaged(f"tree {number}: {len(given)} {name} for {size} nodes")
+        columns.append(whole(list(chain.from_iterable(lists)), name))
+    left, right, parents, splits = columns
+    return Forest(
+        np.array(sizes, np.int64), left, right, parents, splits,
+        features=max((digits(tree.tree_param, "num_feature") for tree in trees), default=0),
+        unusual=[(number, tree) for number, tree in enumerate(trees)
+                 if tree.splits_by_category or tree.outputs > 1],
+    )
 
 
 # --- the shortcut -------------------------------------------------------------------------------
+
+_COUNT: Final = Struct(">q")
 
 
 def _key(name: bytes) -> bytes:
@@ -155,13 +152,13 @@ def _list(name: bytes, kind: bytes) -> bytes:
     return _key(name) + b"[$" + kind + b"#L"
 
 
-_COUNT: Final = Struct(">q")
 _FIRST: Final = b"{" + _list(b"base_weights", b"d")
 _NO_CATEGORIES: Final = b"".join(
     _list(name, kind) + _COUNT.pack(0)
     for name, kind in ((b"categories", b"l"), (b"categories_nodes", b"l"),
                        (b"categories_segments", b"L"), (b"categories_sizes", b"L"))
 )
+_ID: Final = _key(b"id")
 # What XGBoost writes of a tree, in its order, on both sides of its id: what precedes the number of
 # nodes, how many bytes for each node follow that number, and whether they matter here.
 _BEFORE_ID: Final = (
@@ -178,109 +175,98 @@ _BEHIND_ID: Final = (
     (_list(b"split_type", b"U"), 1, True),
     (_list(b"sum_hessian", b"d"), 4, False),
 )
+_LISTS: Final = (*_BEFORE_ID, *_BEHIND_ID)
+_NODE_BYTES: Final = sum(width for _, width, _ in _LISTS)
+_OTHER_BYTES: Final = len(_ID) + sum(len(head) + _COUNT.size for head, _, _ in _LISTS)
 _END: Final = re.compile(
-    b"(%b{%bSL.{7}\x010%bSL.{8}([0-9]{1,10})%bSL).{8}[0-9]{1,10}(%bSL.{7}\x01[01]}})"
+    b"%b{%bSL.{8}[0-9]{1,10}%bSL.{8}([0-9]{1,10})%bSL.{8}([0-9]{1,10})%bSL.{7}\x01[01]}}"
     % tuple(re.escape(_key(name)) for name in (
         b"tree_param", b"num_deleted", b"num_feature", b"num_nodes", b"size_leaf_vector",
     )),
     re.DOTALL,
 )
-
-
-class _End(NamedTuple):
-    """What closes every tree, on both sides of its number of nodes."""
-
-    before: bytes
-    behind: bytes
-    features: int
-
-
-class _Layout(NamedTuple):
-    """Where things lie in a tree of so many nodes, counted from its beginning."""
-
-    size: int
-    fixed: Callable[[bytes], tuple[bytes, ...]]  # the id, then what does not depend on the tree
-    expected: tuple[bytes, ...]
-    wanted: Callable[[bytes], tuple[bytes, ...]]
+# How XGBoost writes the ids below: as short as possible, but for the largest number of each type.
+_IDS: Final = (
+    (2**7 - 1, np.dtype([("marker", "S1"), ("id", ">i1")]), b"i"),
+    (2**15 - 1, np.dtype([("marker", "S1"), ("id", ">i2")]), b"I"),
+    (2**31 - 1, np.dtype([("marker", "S1"), ("id", ">i4")]), b"l"),
+)
 
 
 def plain_trees(data: bytes, at: int, count: int) -> tuple[Forest, int] | None:
     """The trees of which the first begins at byte `at` of Universal Binary JSON, and where they
-    end. None unless all are as they nearly always are: of one output, without categories, no node
-    cut off; and 0, 1, 2, … their ids.
+    end. None unless all are as they nearly always are: of one output, without categories.
 
-    A shortcut: reading them key by key takes longer in Python than XGBoost takes for the file.
+    A shortcut: reading them key by key takes longer in Python than XGBoost takes for the file. So
+    it goes from end to end of the trees, and looks at the rest of all of them at once.
     """
-    layouts: dict[tuple[int, int], _Layout] = {}
+    begins: list[int] = []
     sizes: list[int] = []
-    found: list[tuple[bytes, ...]] = []
-    end: _End | None = None
-    for number in range(count):
-        if not data.startswith(_FIRST, at) or len(data) < at + len(_FIRST) + _COUNT.size:
-            return None
-        (nodes,) = _COUNT.unpack_from(data, at + len(_FIRST))
-        written = _id(number)
-        layout = layouts.get((nodes, len(written)))
-        if layout is None:
-            end = end or _end(data, at)
-            if end is None or not 0 < nodes < len(data):
+    ends: dict[int, bytes] = {}
+    features = 0
+    for limit, kind, _ in _IDS:
+        other_bytes = _OTHER_BYTES + kind.itemsize
+        for _ in range(len(begins), min(count, limit)):
+            if len(data) < at + other_bytes:
                 return None
-            layout = layouts[nodes, len(written)] = _layout(nodes, len(written), end)
-        tree = data[at : at + layout.size]
-        if layout.fixed(tree) != (written, *layout.expected):
+            (nodes,) = _COUNT.unpack_from(data, at + len(_FIRST))
+            begins.append(at)
+            sizes.append(nodes)
+            at += other_bytes + nodes * _NODE_BYTES
+            end = ends.get(nodes)
+            if end is None or not data.startswith(end, at):
+                match = _END.match(data, at) if 0 < nodes < len(data) else None
+                if match is None or int(match[2]) != nodes:
+                    return None
+                features = max(features, int(match[1]))
+                end = ends[nodes] = match[0]
+            at += len(end)
+    lists = _lists(data, np.array(begins, np.int64), np.array(sizes, np.int64))
+    if lists is None or any(lists[-1].strip(b"\0")):
+        return None
+    left, parents, right, splits = (np.frombuffer(each, ">i4").astype(np.int64)
+                                    for each in lists[:4])
+    return Forest(np.array(sizes, np.int64), left, right, parents, splits, features), at
+
+
+def _lists(data: bytes, at: Ints, sizes: Ints) -> list[bytes] | None:
+    """Those that matter, of all trees together. None when anything else is not as expected."""
+    found: list[bytes] = []
+    for head, width, matters in _LISTS:
+        if head is _BEHIND_ID[0][0]:
+            behind = _behind_ids(data, at)
+            if behind is None:
+                return None
+            at = behind
+        counts = np.frombuffer(_pieces(data, at + len(head), _COUNT.size), ">i8")
+        if _pieces(data, at, len(head)) != head * len(at) or not np.array_equal(counts, sizes):
             return None
-        sizes.append(nodes)
-        found.append(layout.wanted(tree))
-        at += layout.size
-    if end is None:
+        at = at + len(head) + _COUNT.size
+        ends = at + width * sizes
+        if matters:
+            pairs = zip(at.tolist(), ends.tolist(), strict=True)
+            found.append(b"".join([data[begin:end] for begin, end in pairs]))
+        at = ends
+    return found
+
+
+def _behind_ids(data: bytes, at: Ints) -> Ints | None:
+    """Where the ids of the trees end; None unless they are 0, 1, 2, …"""
+    if _pieces(data, at, len(_ID)) != _ID * len(at):
         return None
-    *lists, split_types = (b"".join(each) for each in zip(*found, strict=True))
-    if split_types != bytes(len(split_types)):  # a split by category, without categories
-        return None
-    left, parents, right, splits = (np.frombuffer(each, ">i4").astype(np.int64) for each in lists)
-    return Forest(np.array(sizes, np.int64), left, right, parents, splits, end.features), at
+    at = at + len(_ID)
+    begin = 0
+    for limit, kind, marker in _IDS:
+        ids = np.empty(max(0, min(len(at), limit) - begin), kind)
+        ids["marker"], ids["id"] = marker, np.arange(begin, begin + len(ids))
+        if _pieces(data, at[begin : begin + len(ids)], kind.itemsize) != ids.tobytes():
+            return None
+        at[begin : begin + len(ids)] += kind.itemsize
+        begin += len(ids)
+    return at
 
 
-def _id(number: int) -> bytes:
-    """As XGBoost writes whole numbers: as short as possible, but for the largest of each type."""
-    if number < 2**7 - 1:
-        return pack(">cb", b"i", number)
-    if number < 2**15 - 1:
-        return pack(">ch", b"I", number)
-    return pack(">ci", b"l", number)
-
-
-def _end(data: bytes, at: int) -> _End | None:
-    match = _END.search(data, at)
-    return _End(match[1], match[3], int(match[2])) if match else None
-
-
-def _layout(nodes: int, id_bytes: int, end: _End) -> _Layout:
-    count = _COUNT.pack(nodes)
-    expected: list[bytes] = []
-    fixed: list[slice] = []
-    wanted: list[slice] = []
-    at = 0
-
-    def fix(piece: bytes) -> None:
-        nonlocal at
-        expected.append(piece)
-        fixed.append(slice(at, at + len(piece)))
-        at += len(piece)
-
-    def lists(table: Sequence[tuple[bytes, int, bool]]) -> None:
-        nonlocal at
-        for head, item_bytes, matters in table:
-            fix(head + count)
-            if matters:
-                wanted.append(slice(at, at + item_bytes * nodes))
-            at += item_bytes * nodes
-
-    lists(_BEFORE_ID)
-    fix(_key(b"id"))
-    id_slice = slice(at, at + id_bytes)
-    at += id_bytes
-    lists(_BEHIND_ID)
-    text = str(nodes).encode()
-    fix(end.before + _COUNT.pack(len(text)) + text + end.behind)
-    return _Layout(at, itemgetter(id_slice, *fixed), tuple(expected), itemgetter(*wanted))
+def _pieces(data: bytes, at: Ints, size: int) -> bytes:
+    """`size` bytes from each of these places, one behind the other."""
+    every = np.ndarray(len(data) - size + 1, f"V{size}", data, strides=(1,))
+    return every[at].tobytes()
