@@ -211,7 +211,7 @@ class App:
 
     def _parts(self, store: KVStore) -> Parts:
         request, trust = self.settings.request, self.settings.trust
-        threads = request.threads or usable_cpus() + 2
+        threads = request.threads or max(16, 4 * usable_cpus())
         return Parts(
             store=store,
             loader=Loader(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shoal.runtimes.ubjson import Value
-    from shoal.runtimes.xgboost_trees import Ints
+    from shoal.runtimes.xgboost_trees import Ints, Places
 
 AnyTree_co = TypeVar("AnyTree_co", bound=Tree, covariant=True)
 
@@ -235,7 +235,7 @@ def _check_walks(forest: Forest, features: int) -> None:
     begin = np.repeat(begins, forest.sizes)[inner]
     end = np.repeat(forest.sizes, forest.sizes)[inner]
 
-    def check(name: str, wrong: NDArray[np.bool_], nodes: Ints) -> None:
+    def check(name: str, wrong: NDArray[np.bool_], nodes: Places) -> None:
         if wrong.any():
             node = int(nodes[np.argmax(wrong)])
             tree = int(np.searchsorted(begins, node, "right")) - 1

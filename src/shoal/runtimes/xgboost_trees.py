@@ -20,7 +20,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Ints: TypeAlias = NDArray[np.int64]
+    Ints: TypeAlias = NDArray[np.int32]
+    Places: TypeAlias = NDArray[np.int64]
 
 
 class Damaged(ValueError):
@@ -83,7 +84,7 @@ class Forest:
     unusual: trees with categories or several outputs, by their number.
     """
 
-    sizes: Ints
+    sizes: Places
     left: Ints
     right: Ints
     parents: Ints
@@ -95,8 +96,8 @@ class Forest:
         return len(self.sizes)
 
     @property
-    def begins(self) -> Ints:
-        """Where each tree's nodes begin."""
+    def begins(self) -> Places:
+        """Of each tree, which node is its first."""
         return np.cumsum(self.sizes) - self.sizes
 
 
@@ -111,11 +112,11 @@ def digits(parameters: dict[str, str], name: str, default: str | None = None) ->
 
 
 def whole(numbers: Iterable[int], name: str) -> Ints:
-    """As an array. Raises Damaged for numbers beyond 64 bits."""
+    """As an array. Raises Damaged for numbers beyond 32 bits, which XGBoost would cut."""
     try:
-        return np.array(array("q", numbers), np.int64)
+        return np.array(array("i", numbers), np.int32)
     except OverflowError:
-        raise Damaged(f"{name} has a number beyond 64 bits") from None
+        raise Damaged(f"{name} has a number beyond 32 bits") from None
 
 
 def forest_of(trees: Sequence[Tree]) -> Forest:
@@ -222,14 +223,14 @@ def plain_trees(data: bytes, at: int, count: int) -> tuple[Forest, int] | None:
                 end = ends[nodes] = match[0]
             at += len(end)
     lists = _lists(data, np.array(begins, np.int64), np.array(sizes, np.int64))
-    if lists is None or any(lists[-1].strip(b"\0")):
+    if lists is None or lists[-1].strip(b"\0"):
         return None
-    left, parents, right, splits = (np.frombuffer(each, ">i4").astype(np.int64)
+    left, parents, right, splits = (np.frombuffer(each, ">i4").astype(np.int32)
                                     for each in lists[:4])
     return Forest(np.array(sizes, np.int64), left, right, parents, splits, features), at
 
 
-def _lists(data: bytes, at: Ints, sizes: Ints) -> list[bytes] | None:
+def _lists(data: bytes, at: Places, sizes: Places) -> list[bytes] | None:
     """Those that matter, of all trees together. None when anything else is not as expected."""
     found: list[bytes] = []
     for head, width, matters in _LISTS:
@@ -244,13 +245,13 @@ def _lists(data: bytes, at: Ints, sizes: Ints) -> list[bytes] | None:
         at = at + len(head) + _COUNT.size
         ends = at + width * sizes
         if matters:
-            pairs = zip(at.tolist(), ends.tolist(), strict=True)
-            found.append(b"".join([data[begin:end] for begin, end in pairs]))
+            # Without a loop in Python, which would take as long as all the rest.
+            found.append(b"".join(map(data.__getitem__, map(slice, at.tolist(), ends.tolist()))))
         at = ends
     return found
 
 
-def _behind_ids(data: bytes, at: Ints) -> Ints | None:
+def _behind_ids(data: bytes, at: Places) -> Places | None:
     """Where the ids of the trees end; None unless they are 0, 1, 2, …"""
     if _pieces(data, at, len(_ID)) != _ID * len(at):
         return None
@@ -266,7 +267,7 @@ def _behind_ids(data: bytes, at: Ints) -> Ints | None:
     return at
 
 
-def _pieces(data: bytes, at: Ints, size: int) -> bytes:
+def _pieces(data: bytes, at: Places, size: int) -> bytes:
     """`size` bytes from each of these places, one behind the other."""
     every = np.ndarray(len(data) - size + 1, f"V{size}", data, strides=(1,))
     return every[at].tobytes()

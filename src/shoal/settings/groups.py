@@ -175,8 +175,9 @@ class RequestSettings(Group):
     KServe's default."""
 
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads for models too slow for the event loop; 0: the number of CPUs this process may use
-    plus two."""
+    """Threads for models too slow for the event loop; 0: four for each CPU this process may use,
+    and at least 16. Each model uses only what its framework gains from, so that several slow ones
+    leave threads for the others; an idle thread costs nothing."""
 
     inline_limit_ms: Annotated[float, Field(ge=0)] = 0.25
     """A model whose calls take less, in milliseconds, runs on the event loop: a hop to a thread
