@@ -20,7 +20,7 @@ from shoal.core.copies import CopyState
 from shoal.dataplane.http.api import PublicApi
 from shoal.dataplane.http.message import Request
 from shoal.dataplane.http.server import Listen, Server
-from shoal.domain.errors import InvalidSpecification, StoreDamaged
+from shoal.domain.errors import InvalidSpecification
 from shoal.management.api import create_app
 from shoal.management.server import ManagementServer
 from shoal.node.clock import SystemClock
@@ -38,8 +38,7 @@ from shoal.ports import KVStore
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.settings import Configuration
 from shoal.storage.folder import ModelFolder
-from shoal.stores.open import open_store, registry_file
-from shoal.stores.sqlite_repair import quarantine, salvage
+from shoal.stores.open import open_or_repair
 
 # Frameworks read these once, when they are imported: each would start a thread a processor.
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -184,29 +183,16 @@ class App:
                 f"the data folder {data_dir} cannot be made: {error.strerror}; choose another with "
                 "--data-dir"
             ) from None
-        try:
-            return await asyncio.to_thread(self._open)
-        except StoreDamaged as error:
-            return await self._repair_store(error)
-
-    def _open(self) -> KVStore:
-        return open_store(self.settings.registry.url, self.settings.data_dir, self._clock)
-
-    async def _repair_store(self, error: StoreDamaged) -> KVStore:
-        """Put a damaged registry aside and go on with what can still be read of it: models are
-        served, and nothing is thrown away."""
-        path = registry_file(self.settings.registry.url, self.settings.data_dir)
-        assert path is not None
-        rows = await asyncio.to_thread(salvage, path)
-        aside = await asyncio.to_thread(quarantine, path)
-        store = await asyncio.to_thread(self._open)
-        for key, value in rows:
-            await store.put(key, value)
-        saved = sum(key.startswith(MODELS) for key, _ in rows)
-        self._repair = (
-            f"the registry was damaged ({error.message}); {saved} models could still be read of it "
-            f"and are kept, others must be registered again; the damaged file is at {aside}"
+        store, repair = await open_or_repair(
+            self.settings.registry.url, data_dir, self._clock
         )
+        if repair is not None:
+            models = sum(key.startswith(MODELS) for key in repair.kept)
+            self._repair = (
+                f"the registry was damaged ({repair.damage}); {models} models could still be read "
+                "and are kept, others must be registered again; the damaged file is at "
+                f"{repair.aside}"
+            )
         return store
 
     def _parts(self, store: KVStore) -> Parts:

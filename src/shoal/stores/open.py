@@ -5,14 +5,17 @@ The only module of this package that knows all adapters.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from shoal.domain.errors import InvalidSpecification
+from shoal.domain.errors import InvalidSpecification, StoreDamaged
 from shoal.ports import Clock, KVStore
 from shoal.stores.memory import MemoryStore
 from shoal.stores.sqlite import SqliteStore
+from shoal.stores.sqlite_repair import quarantine, salvage
 
 _FILE: Final = "registry.sqlite3"
 
@@ -25,6 +28,45 @@ def open_store(url: str, data_dir: Path, clock: Clock) -> KVStore:
     """
     path = registry_file(url, data_dir)
     return MemoryStore(clock) if path is None else SqliteStore(path, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What had to be done to open a store. damage: in words. aside: where the damaged file is now.
+    kept: the keys that could still be read."""
+
+    damage: str
+    aside: Path
+    kept: tuple[str, ...]
+
+
+async def open_or_repair(
+    url: str, data_dir: Path, clock: Clock
+) -> tuple[KVStore, Repair | None]:
+    """The store, repaired if it had to be.
+
+    A damaged file is put aside, never thrown away, and what can still be read of it is taken over.
+    Raises InvalidSpecification and StoreUnavailable as `open_store`.
+    """
+    path = registry_file(url, data_dir)
+    try:
+        store = await asyncio.to_thread(open_store, url, data_dir, clock)
+        try:
+            await store.list("")  # damage of a value shows only when it is read
+        except BaseException:
+            await store.close()
+            raise
+    except StoreDamaged as error:
+        damage = error.message
+    else:
+        return store, None
+    assert path is not None, "only files are damaged"
+    rows = await asyncio.to_thread(salvage, path)
+    aside = await asyncio.to_thread(quarantine, path)
+    store = await asyncio.to_thread(open_store, url, data_dir, clock)
+    for key, value in rows:
+        await store.put(key, value)
+    return store, Repair(damage, aside, tuple(key for key, _ in rows))
 
 
 def registry_file(url: str, data_dir: Path) -> Path | None:
