@@ -289,12 +289,14 @@ def boosted(folder: Path, parameters: dict[str, Any], data: xgboost.DMatrix,
     return booster, XGBoostRuntime().load(Artifact("m", 1, path, "xgboost", **artifact))
 
 
+# Newer releases deprecate `dart` and `gblinear`, and serve the first as `gbtree`.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["gbtree", "dart", "gblinear"])
 def test_every_kind_of_booster_answers_as_it_does_itself(tmp_path: Path, kind: str) -> None:
     booster, model = boosted(tmp_path, {"booster": kind}, xgboost.DMatrix(X, Y))
     answer = model.predict({"x": X.astype("f4")}, {})["predict"]
     close(answer, booster.predict(xgboost.DMatrix(X)))
-    if kind != "gbtree":
+    if kind == "gblinear":
         assert model.max_concurrency == 1
 
 

@@ -39,6 +39,8 @@ def as_refusal(error: Exception, document: bytes | memoryview) -> InvalidRequest
     try:
         orjson.loads(document)
     except orjson.JSONDecodeError as refused:
+        if "depth limit" in str(refused):  # where the decoder's own limit is higher than this one's
+            return InvalidRequest("the request is not usable JSON: it is nested too deeply")
         # Its position is exact and has line and column.
         return InvalidRequest(f"the request is not valid JSON: {refused}")
     return InvalidRequest(f"the request is not valid JSON: {error}")
