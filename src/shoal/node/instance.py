@@ -278,6 +278,7 @@ class Instance:
 
     def _load_failed(self, revision: Revision, error: BaseException) -> None:
         message = error.message if isinstance(error, ShoalError) else repr(error)
+        message = message.removeprefix(f"model {revision.model!r}: ")
         code = error.code if isinstance(error, ShoalError) else "INTERNAL"
         self.metrics.load_failed(code)
         self.send(on.CopyLoadFailed(
