@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
 
-@dataclass(slots=True)
-class Request:
+
+class Request(msgspec.Struct):
     """method: upper case. target: the raw path, percent-encoding intact, without the query.
     headers: names lower case, the last of equal names wins, except that repeated list headers are
     joined with ", ". received_at: `loop.time()` when the first byte of the request arrived.
@@ -22,14 +22,13 @@ class Request:
     received_at: float
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """`body` parts are written as they are, without joining; Content-Length is their sum. Headers
     hold neither Content-Length, Connection nor Date."""
 
     status: int
-    body: list[bytes | memoryview] = field(default_factory=list)
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: list[bytes | memoryview] = []
+    headers: list[tuple[bytes, bytes]] = []
 
 
 # A handler answers at once, which costs no task, or gives an awaitable that will.
