@@ -36,7 +36,7 @@ class NotUbjson(ValueError):
 def read_ubjson(data: bytes, own: Mapping[str, ArrayReader] | None = None) -> Value:
     """The first value of `data`; what follows it is ignored, as XGBoost does.
 
-    Bytes in text that are no UTF-8 become lone surrogates. Of two equal keys the first counts.
+    Of two equal keys the first counts.
     own: special ways to read the array under a key.
     Raises NotUbjson.
     """
@@ -125,7 +125,11 @@ class _Reader:
         return numbers
 
     def _text(self) -> str:
-        return self._take(self._length(1)).decode("utf-8", "surrogateescape")
+        text = self._take(self._length(1))
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            raise NotUbjson(f"the text before byte {self._at:,} is no UTF-8") from None
 
     def _length(self, item_bytes: int) -> int:
         """Of something whose items take at least `item_bytes` each."""

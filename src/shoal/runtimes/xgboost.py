@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ from shoal.runtimes.loading import (
     unreadable,
 )
 from shoal.runtimes.tabular import Recipe, TabularModel, described
+from shoal.runtimes.xgboost_file import problem_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from shoal.ports import Arrays
 
 _OWN_SUFFIXES: Final = (".ubj", ".xgb")
+_WAY_OUT: Final = (
+    "copy it again, or save it with the current XGBoost: booster.save_model('model.ubj')"
+)
 # `[07:39:21] WARNING: /workspace/src/learner.cc:885: ` before what XGBoost has to say
 _LOG_PREFIX: Final = re.compile(r"^\[[\d:]+\] (?:WARNING: )?\S+:\d+: ")
 
@@ -65,12 +70,14 @@ class XGBoostRuntime:
         bound_openmp(artifact.threads)
         with taking_notes(_say) as notes:
             xgboost = import_framework("xgboost", "xgboost", artifact)
-            booster = _read(xgboost, artifact)
-            booster.set_param({"nthread": artifact.threads})
-            features = declared(_features(booster), artifact)
-            kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-            call = _call(xgboost, booster, kind, artifact.threads)
-            example = call(np.zeros((1, booster.num_features()), np.float32))
+            with _refusing(xgboost, artifact):
+                booster = _read(xgboost, artifact)
+                booster.set_param({"nthread": artifact.threads})
+                own_features = _features(booster)
+                kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+                call = _call(xgboost, booster, kind, artifact.threads)
+                example = call(np.zeros((1, booster.num_features()), np.float32))
+            features = declared(own_features, artifact)
 
         def prepare(inputs: Arrays) -> NDArray[np.floating]:
             return features.numbers(inputs, np.float32)
@@ -91,22 +98,29 @@ class XGBoostRuntime:
         return TabularModel(artifact, recipe)
 
 
-def _read(xgboost: ModuleType, artifact: Artifact) -> Any:
-    """A Booster; Any: XGBoost has no types."""
-    booster = xgboost.Booster()
+@contextmanager
+def _refusing(xgboost: ModuleType, artifact: Artifact) -> Iterator[None]:
+    """Tells what XGBoost says of a file as our own error."""
     try:
-        # Bytes, not the path: XGBoost takes the path's suffix for the encoding.
-        booster.load_model(bytearray(artifact.path.read_bytes()))
-        if booster.num_features() == 0:
-            raise ValueError("it has no features")
-    except (xgboost.core.XGBoostError, ValueError, TypeError, UnicodeError) as error:
+        yield
+    except (xgboost.core.XGBoostError, ValueError, TypeError, KeyError) as error:
         reason = _say(error)
         if "bad_alloc" in reason:
             reason = "it is cut off or damaged"
-        raise unreadable(
-            artifact, reason,
-            "copy it again, or save it with the current XGBoost: booster.save_model('model.ubj')",
-        ) from error
+        raise unreadable(artifact, reason, _WAY_OUT) from error
+
+
+def _read(xgboost: ModuleType, artifact: Artifact) -> Any:
+    """A Booster; Any: XGBoost has no types."""
+    data = artifact.path.read_bytes()
+    problem = problem_of(data, tuple(map(int, xgboost.__version__.split(".")[:2])))
+    if problem is not None:
+        raise unreadable(artifact, problem.reason, problem.way_out or _WAY_OUT)
+    booster = xgboost.Booster()
+    # Bytes, not the path: XGBoost takes the path's suffix for the encoding.
+    booster.load_model(bytearray(data))
+    if booster.num_features() == 0:
+        raise ValueError("it has no features")
     return booster
 
 
@@ -158,7 +172,6 @@ def _categories(booster: Any) -> dict[str, tuple[Category, ...]]:
         elif values:
             found[name] = tuple(float(value) for value in values)
     return found
-
 
 
 def _say(error: BaseException) -> str:

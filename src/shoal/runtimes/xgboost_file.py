@@ -40,7 +40,7 @@ _MAX_CATEGORY: Final = 2**24  # `OutOfRangeCat` in XGBoost
 _DELETED: Final = 2**31 - 1  # the split of a node that was cut off, without its top bit
 _NO_PARENT: Final = (-1, 2**31 - 1)  # of a root, with its top bit and without
 _LEAF_WEIGHTS_SINCE: Final = (3, 2)
-_MAX_UNPROVEN: Final = 2**24  # features or outputs of a model without trees
+_MAX_UNTRAINED: Final = 2**20
 _SECOND_CHARACTER: Final = re.compile(rb"[\x00-\xff]\s*+(\S)")  # what XGBoost goes by
 _VECTORS: Final = re.compile(rb'"size_leaf_vector"\s*:\s*"(?![01]")')
 _NO_NUMBER: Final = re.compile(rb"(?<=[\[,:\s])(?:NaN|-?Infinity)(?=[\],}\s])")
@@ -73,7 +73,7 @@ def problem_of(data: bytes, version: tuple[int, ...]) -> Problem | None:
         return Problem(
             str(error) if error.way_out else f"it is damaged ({error})", error.way_out
         )
-    except (NotUbjson, msgspec.MsgspecError, RecursionError) as error:
+    except (NotUbjson, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return Problem(f"it is cut off or damaged ({one_line(error)})", "")
     return None
 
@@ -183,25 +183,32 @@ def _check(learner: _Learner[Tree], forest: Forest, version: tuple[int, ...]) ->
 def _check_names(names: Sequence[str], features: int) -> None:
     if names and len(names) != features:
         raise Damaged(f"{len(names)} feature_names for {features} features")
-    if any("\ud800" <= character <= "\udfff" for name in names for character in name):
-        raise Damaged("feature_names are no UTF-8")
 
 
 def _check_weights(weights: list[float] | None, features: int, outputs: int) -> None:
     """Of a linear booster: one for each feature and output, and a bias; none before training."""
-    if weights is None or len(weights) not in (0, (features + 1) * outputs):
-        raise Damaged("weights has not as many numbers as there are features and outputs")
+    if weights is None:
+        raise Damaged("weights is missing")
+    if not weights:
+        _check_untrained(features, outputs)
+    elif len(weights) != (features + 1) * outputs:
+        raise Damaged(f"{len(weights)} weights for {features} features and {outputs} outputs")
 
 
 def _check_sizes(forest: Forest, features: int, outputs: int) -> None:
     """XGBoost makes room for as many features and outputs as the file says."""
-    if forest.features not in (0, features):
+    if not forest.features:
+        _check_untrained(features, outputs)
+    elif forest.features != features:
         raise Damaged(f"num_feature is {features}, but {forest.features} in its trees")
-    if not forest.features and features > _MAX_UNPROVEN:
-        raise Damaged(f"num_feature is {features}")
-    one_each = not any(tree.outputs > 1 for _, tree in forest.unusual)
-    if outputs > (len(forest) if len(forest) and one_each else _MAX_UNPROVEN):
+    elif outputs > len(forest) and not any(tree.outputs > 1 for _, tree in forest.unusual):
         raise Damaged(f"{outputs} outputs of {len(forest)} trees")
+
+
+def _check_untrained(features: int, outputs: int) -> None:
+    """Nothing in the file proves its sizes."""
+    if features * outputs > _MAX_UNTRAINED:
+        raise Damaged(f"{features} features and {outputs} outputs without being trained")
 
 
 def _check_iterations(model: _Model[Tree], forest: Forest, outputs: int) -> None:
@@ -219,7 +226,7 @@ def _check_iterations(model: _Model[Tree], forest: Forest, outputs: int) -> None
         return
     begins = whole(model.iteration_indptr, "iteration_indptr")
     ends = (begins[0], begins[-1]) if len(begins) else ()
-    if ends != (0, len(forest)) or np.any(np.diff(begins) < 0):
+    if ends != (0, len(forest)) or np.any(np.diff(begins) < 0) or len(begins) > len(forest) + 1:
         raise Damaged("iteration_indptr does not ascend from 0 to the number of trees")
 
 
@@ -231,9 +238,9 @@ def _check_walks(forest: Forest, features: int) -> None:
     """
     begins = forest.begins
     inner = np.flatnonzero(forest.left != -1)
-    left = forest.left[inner]
+    left, right, splits = forest.left[inner], forest.right[inner], forest.splits[inner]
     begin = np.repeat(begins, forest.sizes)[inner]
-    end = np.repeat(forest.sizes, forest.sizes)[inner]
+    size = np.repeat(forest.sizes.astype(np.int32), forest.sizes)
 
     def check(name: str, wrong: NDArray[np.bool_], nodes: Places) -> None:
         if wrong.any():
@@ -241,12 +248,11 @@ def _check_walks(forest: Forest, features: int) -> None:
             tree = int(np.searchsorted(begins, node, "right")) - 1
             raise Damaged(f"tree {tree}: {name} of node {node - int(begins[tree])}")
 
-    check("left_children", (left < 1) | (left + 1 >= end), inner)
-    check("right_children", forest.right[inner] != left + 1, inner)
-    splits = forest.splits[inner]
+    check("left_children", (left < 1) | (left >= size[inner] - 1), inner)
+    check("right_children", right != left + 1, inner)
     check("split_indices", (splits < 0) | (splits >= features), inner)
-    parents = inner - begin
-    for children in (begin + left, begin + left + 1):
+    parents = (inner - begin).astype(np.int32)
+    for children in (begin + left, begin + right):
         check("parents", forest.parents[children] != parents, children)
     check("parents", ~np.isin(forest.parents[begins], _NO_PARENT), begins)
     # All nodes but roots and those that were cut off are children, then. XGBoost looks up the
@@ -256,9 +262,8 @@ def _check_walks(forest: Forest, features: int) -> None:
         others = np.flatnonzero(forest.splits == _DELETED)
         if len(others) != cut_off:
             raise Damaged("nodes of its trees are nobody's children")
-        sizes = np.repeat(forest.sizes, forest.sizes)[others]
         parents = forest.parents[others]
-        check("parents", (parents < 0) | (parents >= sizes), others)
+        check("parents", (parents < 0) | (parents >= size[others]), others)
 
 
 def _check_categories(tree: Tree, nodes: int) -> None:
@@ -292,8 +297,8 @@ def _check_vectors(tree: Tree, left: Ints, right: Ints, outputs: int, version: t
             "its trees of several outputs are of XGBoost before 3.2, which later ones cannot read",
             "train it anew, or install 'xgboost-cpu<3.2'",
         )
-    names = ("split_conditions", "default_left", "loss_changes", "sum_hessian")
-    for name in names[:2] if before else names:
+    names = ("split_type", "split_conditions", "default_left", "loss_changes", "sum_hessian")
+    for name in names[:3] if before else names:
         if len(getattr(tree, name) or ()) != len(left):
             raise Damaged(name)
     weights = len(tree.base_weights)

@@ -179,12 +179,12 @@ _BEHIND_ID: Final = (
 _LISTS: Final = (*_BEFORE_ID, *_BEHIND_ID)
 _NODE_BYTES: Final = sum(width for _, width, _ in _LISTS)
 _OTHER_BYTES: Final = len(_ID) + sum(len(head) + _COUNT.size for head, _, _ in _LISTS)
+_TEXT: Final = rb"SL\0{7}([\x01-\x0a])([0-9]{1,10})"  # its length first
 _END: Final = re.compile(
-    b"%b{%bSL.{8}[0-9]{1,10}%bSL.{8}([0-9]{1,10})%bSL.{8}([0-9]{1,10})%bSL.{7}\x01[01]}}"
-    % tuple(re.escape(_key(name)) for name in (
-        b"tree_param", b"num_deleted", b"num_feature", b"num_nodes", b"size_leaf_vector",
-    )),
-    re.DOTALL,
+    re.escape(_key(b"tree_param")) + rb"\{"
+    + b"".join(re.escape(_key(name)) + _TEXT
+               for name in (b"num_deleted", b"num_feature", b"num_nodes"))
+    + re.escape(_key(b"size_leaf_vector")) + rb"SL\0{7}\x01[01]\}\}"
 )
 # How XGBoost writes the ids below: as short as possible, but for the largest number of each type.
 _IDS: Final = (
@@ -216,18 +216,29 @@ def plain_trees(data: bytes, at: int, count: int) -> tuple[Forest, int] | None:
             at += other_bytes + nodes * _NODE_BYTES
             end = ends.get(nodes)
             if end is None or not data.startswith(end, at):
-                match = _END.match(data, at) if 0 < nodes < len(data) else None
-                if match is None or int(match[2]) != nodes:
+                end, made_for = _end(data, at, nodes) if 0 < nodes < len(data) else (b"", 0)
+                if not end:
                     return None
-                features = max(features, int(match[1]))
-                end = ends[nodes] = match[0]
+                features = max(features, made_for)
+                ends[nodes] = end
             at += len(end)
     lists = _lists(data, np.array(begins, np.int64), np.array(sizes, np.int64))
-    if lists is None or lists[-1].strip(b"\0"):
+    if lists is None or lists[-1] != bytes(len(lists[-1])):  # by category, without categories
         return None
     left, parents, right, splits = (np.frombuffer(each, ">i4").astype(np.int32)
                                     for each in lists[:4])
     return Forest(np.array(sizes, np.int64), left, right, parents, splits, features), at
+
+
+def _end(data: bytes, at: int, nodes: int) -> tuple[bytes, int]:
+    """Of a tree, and how many features it was made for; empty when it is not as expected."""
+    match = _END.match(data, at)
+    if match is None or int(match[6]) != nodes:
+        return b"", 0
+    texts = zip(match.groups()[::2], match.groups()[1::2], strict=True)
+    if any(length[0] != len(text) for length, text in texts):
+        return b"", 0
+    return match[0], int(match[4])
 
 
 def _lists(data: bytes, at: Places, sizes: Places) -> list[bytes] | None:
