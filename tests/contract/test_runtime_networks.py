@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from shoal.domain.errors import InvalidArtifact, InvalidInput, InvalidSpecification
 from shoal.domain.signature import TensorSpec
 from shoal.ports import Artifact, LoadedModel
 from shoal.runtimes.onnx import OnnxRuntime
 from shoal.runtimes.pytorch import PyTorchRuntime
+from shoal.storage.digest import parts_of
 
 Info = tuple[str, int, list[Any] | None]
 
@@ -147,6 +148,86 @@ def test_too_many_declared_inputs_are_refused(tmp_path: Path) -> None:
             [("a", TensorProto.FLOAT, [1]), ("b", TensorProto.FLOAT, [1])],
             [("y", TensorProto.FLOAT, [1])], inputs=(spec, spec),
         )
+
+
+WEIGHTS = np.arange(300, dtype=np.float32).reshape(3, 100)
+
+
+def external(folder: Path, location: str, place: str, nested: bool = False) -> Path:
+    """A model whose weights lie at `place` and are looked for at `location`."""
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / place).write_bytes(WEIGHTS.tobytes())
+    weights = numpy_helper.from_array(WEIGHTS, "w")
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", str(WEIGHTS.nbytes))):
+        weights.external_data.add(key=key, value=value)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if nested:
+        nodes = [helper.make_node("Constant", [], ["w"], value=weights), *nodes]
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 100])],
+        [] if nested else [weights],
+    )
+    path = folder / "models" / "m.onnx"
+    path.parent.mkdir(exist_ok=True)
+    opsets = [helper.make_opsetid("", 17)]
+    path.write_bytes(helper.make_model(made, opset_imports=opsets, ir_version=9)
+                     .SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("location", ["m.onnx.data", "m.onnx_data", "./m.onnx.data"])
+def test_onnx_weights_in_a_file_that_belongs_to_the_model_are_read(
+    tmp_path: Path, location: str
+) -> None:
+    path = external(tmp_path, location, f"models/{location}")
+    assert set(parts_of(path)) == {path, path.with_name(Path(location).name)}
+    model = OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+    answer = model.predict({"x": np.ones((1, 3), np.float32)}, {})["y"]
+    assert answer.tolist() == WEIGHTS.sum(0, keepdims=True).tolist()
+    size = model.size_bytes()
+    assert size is not None
+    assert size > WEIGHTS.nbytes
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("location", "place"), [
+    ("weights.bin", "models/weights.bin"),
+    ("m.onnx-data", "models/m.onnx-data"),
+    ("parts/m.onnx.data", "models/parts/m.onnx.data"),
+    ("../m.onnx.data", "m.onnx.data"),
+    ("/etc/hostname", "models/unused"),
+])
+def test_onnx_weights_in_other_files_are_refused(
+    tmp_path: Path, location: str, place: str, nested: bool
+) -> None:
+    path = external(tmp_path, location, place, nested)
+    with pytest.raises(InvalidArtifact) as raised:
+        OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+    assert f"keeps weights in {location!r}, which is no part of it" in raised.value.message
+    assert "location='m.onnx.data')" in raised.value.message
+
+
+def test_onnx_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    path = external(tmp_path, "m.onnx.data", "elsewhere")
+    with pytest.raises(InvalidArtifact, match=r"m\.onnx\.data"):
+        OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+
+
+def test_onnx_that_speaks_of_locations_keeps_its_weights_inside(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["location"], ["y"])]
+    info = ("location", TensorProto.FLOAT, [1])
+    model = graph(tmp_path, nodes, [info], [("y", TensorProto.FLOAT, [1])])
+    assert model.predict({"location": np.ones(1, np.float32)}, {})["y"].tolist() == [1]
+    path = tmp_path / "model.onnx"
+    for cut in range(1, 40):
+        path.write_bytes(path.read_bytes()[:-cut])
+        with pytest.raises(InvalidArtifact):
+            OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+        if path.stat().st_size < 45:
+            break
 
 
 # --- TorchScript --------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,12 @@ def test_a_folder_or_a_file_model_py_is_recognised(tmp_path: Path) -> None:
     assert RUNTIME.recognise(tmp_path, b"")
     assert RUNTIME.recognise(tmp_path / "model.py", b"")
     assert not RUNTIME.recognise(tmp_path / "other.py", b"")
+
+
+def test_a_folder_called_model_py_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.py").mkdir()
+    assert not RUNTIME.recognise(tmp_path / "model.py", b"")
+    assert not RUNTIME.recognise(tmp_path, b"")
 
 
 def test_a_folder_with_a_dot_in_its_name_is_recognised(tmp_path: Path) -> None:
@@ -173,6 +181,27 @@ def test_what_is_wrong_with_the_code_is_said_in_one_line(
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
     with pytest.raises(RuntimeMissing, match=r"model\.py line 1 imports 'beekeeping'"):
         load(write(tmp_path, model="import beekeeping\n" + ECHO))
+
+
+@pytest.mark.parametrize("load_it", ["joblib.load(file)", "pickle.load(file)"])
+@pytest.mark.parametrize("place", [
+    "\n    def load(self, folder):\n        with open(folder / 'scaler.pkl', 'rb') as file: {}",
+    "\nwith open({!r}, 'rb') as file: {}",
+])
+def test_a_pickle_of_a_class_of_the_folder_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_it: str, place: str
+) -> None:
+    module = types.ModuleType("scaling")
+    exec("class Scaler: pass", module.__dict__)
+    monkeypatch.setitem(sys.modules, "scaling", module)
+    pickled = tmp_path / "scaler.pkl"
+    pickled.write_bytes(pickle.dumps(module.Scaler()))
+    monkeypatch.delitem(sys.modules, "scaling")
+    line = place.format(load_it) if "def" in place else place.format(str(pickled), load_it)
+    write(tmp_path, model="import joblib, pickle, scaling\n" + ECHO + line,
+          scaling="class Scaler: pass")
+    with pytest.raises(InvalidArtifact, match="own scaling cannot be loaded: install it as a"):
+        load(tmp_path)
 
 
 def test_the_class_may_refuse_the_callers_data(tmp_path: Path) -> None:

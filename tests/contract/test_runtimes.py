@@ -116,6 +116,20 @@ def test_exactly_one_runtime_recognises_an_artifact(sample: Sample) -> None:
     assert claims == [sample.case.format] == [REGISTRY.recognise(path)]
 
 
+@every_file
+def test_a_folder_is_not_claimed_by_its_name(sample: Sample, tmp_path: Path) -> None:
+    folder = tmp_path / sample.artifact.path.name
+    folder.mkdir()
+    for form in REGISTRY.formats():
+        runtime = REGISTRY.get(form)
+        assert not runtime.recognise(folder, b"")
+        for suffix in runtime.suffixes:
+            named = tmp_path / f"folder{suffix}"
+            named.mkdir(exist_ok=True)
+            assert not runtime.recognise(named, b"")
+    assert REGISTRY.recognise(folder) is None
+
+
 @every_model
 def test_only_pickles_and_python_run_code(sample: Sample) -> None:
     runs = REGISTRY.runs_code(sample.case.format, sample.artifact.path)

@@ -44,7 +44,10 @@ class LightGBMRuntime:
     def recognise(self, path: Path, head: bytes) -> bool:
         """Text and `.bst` files are also others': LightGBM's begin with a line `tree`."""
         suffix = path.suffix.lower()
-        return suffix in _OWN_SUFFIXES or (suffix in self.suffixes and head[:5].strip() == b"tree")
+        begins_as_ours = head[:5].strip() == b"tree"
+        return (suffix in _OWN_SUFFIXES and not path.is_dir()) or (
+            suffix in self.suffixes and begins_as_ours
+        )
 
     def runs_code(self, path: Path) -> bool:
         return False

@@ -5,7 +5,10 @@ Every copy gets a package of its own, named uniquely; its files are modules of t
 and two models may each have their own `prices.py`. Nothing is added to `sys.path`, and no compiled
 file is written beside the sources, which would change the artifact.
 
-Only `import` statements see local files: a pickle that names one of their classes does not.
+Only `import` statements of local files see local files. A pickle that names one of their classes
+does not: it looks its module up in `sys.modules` under the plain name, one table for the process,
+in which two models' `prices` cannot both stand. Putting it there for as long as a model loads would
+make every other load wait, and miss what is unpickled later.
 """
 
 from __future__ import annotations
@@ -43,6 +46,11 @@ class LocalPackage:
         """The local module `name` (`model`, `parts.features`). Raises whatever its code raises, and
         ModuleNotFoundError when there is no such file."""
         return importlib.import_module(f"{self.name}.{name}")
+
+    def holds(self, name: str) -> bool:
+        """Does `name` (`features`, `parts.features`) begin at a local module?"""
+        first = name.partition(".")[0]
+        return _finder.find_spec(f"{self.name}.{first}", [str(self.folder)]) is not None
 
     def remove(self) -> None:
         """Take all its modules out of `sys.modules`."""

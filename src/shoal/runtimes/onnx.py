@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from shoal.domain.errors import InvalidArtifact, InvalidInput
+from shoal.domain.external_data import names_beside
 from shoal.domain.model import JsonValue
 from shoal.domain.signature import Signature, TensorSpec
 from shoal.ports import Artifact, LoadedModel
@@ -25,6 +26,7 @@ from shoal.runtimes.loading import (
     taking_notes,
     unreadable,
 )
+from shoal.runtimes.onnx_file import NotOnnx, stray_location
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -38,6 +40,8 @@ _DATATYPES: Final = {
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "float": "FP32", "double": "FP64", "string": "BYTES",
 }
+_DAMAGED: Final = "it is cut off, damaged, or no ONNX file"
+_WAY_OUT: Final = "copy it again, or export it anew"
 _LOG_NOTHING: Final = 4  # of 0, verbose, to 4, fatal: what it logs as an error it raises as well
 # Of a session beside its weights, measured on graphs of a few nodes.
 _SESSION_BYTES: Final = 64 * 1024
@@ -49,19 +53,22 @@ class OnnxRuntime:
     options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
-        return path.suffix.lower() in self.suffixes
+        return path.suffix.lower() in self.suffixes and not path.is_dir()
 
     def runs_code(self, path: Path) -> bool:
         return False
 
     def load(self, artifact: Artifact) -> LoadedModel:
-        """See `Runtime.load`. Weights kept in files beside the model are read, too."""
+        """See `Runtime.load`. Weights in the files of `domain.external_data` are read, too."""
         check_file(artifact, self.suffixes)
+        _check_locations(artifact)
         with taking_notes() as notes:
             framework = import_framework("onnxruntime", "onnx", artifact)
             session = _open(framework, artifact)
-        files = [artifact.path, *artifact.path.parent.glob(artifact.path.name + "*data")]
-        size = sum(path.stat().st_size for path in files) + _SESSION_BYTES
+        path = artifact.path
+        beside = [path.with_name(name) for name in names_beside(path.name)]
+        files = [path, *(file for file in beside if file.is_file())]
+        size = sum(file.stat().st_size for file in files) + _SESSION_BYTES
         return _OnnxModel(artifact, framework, session, size, tuple(notes))
 
 
@@ -116,6 +123,22 @@ class _OnnxModel:
         self._session = None
 
 
+def _check_locations(artifact: Artifact) -> None:
+    """Raise InvalidArtifact when weights lie in files that are no part of the artifact, which may
+    change unnoticed or lie anywhere."""
+    name = artifact.path.name
+    try:
+        stray = stray_location(artifact.path)
+    except NotOnnx as error:
+        raise unreadable(artifact, f"{_DAMAGED} ({error})", _WAY_OUT) from error
+    if stray is not None:
+        raise unreadable(
+            artifact, f"it keeps weights in {stray[:100]!r}, which is no part of it",
+            f"keep them in {' or '.join(names_beside(name))} beside it: onnx.save(model, {name!r}, "
+            f"save_as_external_data=True, location={names_beside(name)[0]!r})",
+        )
+
+
 def _open(framework: ModuleType, artifact: Artifact) -> Any:
     """An InferenceSession; Any: as the framework's types go."""
     options = framework.SessionOptions()
@@ -135,9 +158,9 @@ def _open(framework: ModuleType, artifact: Artifact) -> Any:
         )
     except Exception as error:  # ONNX Runtime's errors share no base; told as the reason
         reason = _say(error)
-        way_out = "copy it again, or export it anew"
+        way_out = _WAY_OUT
         if "Protobuf parsing failed" in reason or "No graph" in reason:
-            reason = "it is cut off, damaged, or no ONNX file"
+            reason = _DAMAGED
         elif "opset" in reason.lower() or "IR version" in reason:
             way_out = "upgrade onnxruntime, or export it for an older opset"
         raise unreadable(artifact, reason, way_out) from error

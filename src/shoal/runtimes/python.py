@@ -17,6 +17,9 @@
 of bytes. Answers may be arrays or lists. To refuse a caller's data raise
 `shoal.domain.errors.InvalidInput`. Loading runs the code. Options: `class`, as `module:Name`, for
 another class of the folder.
+
+What a pickle in the folder holds must not be of classes from the folder's own files: pickles look
+for them among what is installed. See `local_imports`.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ class PythonRuntime:
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """A file `model.py`, or a folder that holds one."""
-        return path.name == FILE or (path / FILE).is_file()
+        if path.is_dir():
+            return (path / FILE).is_file()
+        return path.name == FILE
 
     def runs_code(self, path: Path) -> bool:
         return True
@@ -187,6 +192,8 @@ def _import(artifact: Artifact, package: LocalPackage, name: str) -> ModuleType:
             f"{error.lineno}: {error.msg}; correct it"
         ) from error
     except ModuleNotFoundError as error:
+        if error.name and package.holds(error.name):
+            raise _failed(artifact, package, error, "importing it") from error
         raise RuntimeMissing(
             f"model {artifact.model!r}: {_line_in(package, error)} imports {error.name!r}, which "
             "is not installed; install it, or put the file beside the model"
@@ -231,8 +238,23 @@ def _failed(artifact: Artifact, package: LocalPackage, error: Exception, doing: 
             ) -> InvalidArtifact:
     return InvalidArtifact(
         f"model {artifact.model!r}: {doing} failed at {_line_in(package, error)}: "
-        f"{type(error).__name__}: {one_line(error)}; correct it"
+        f"{type(error).__name__}: {one_line(error)}; {_way_out(package, error)}"
     )
+
+
+def _way_out(package: LocalPackage, error: Exception) -> str:
+    """Pickles end with these two errors when they name a class of the model's own files."""
+    missing: object = None
+    if isinstance(error, ModuleNotFoundError):
+        missing = error.name
+    elif isinstance(error, KeyError) and error.args:
+        missing = error.args[0]
+    if isinstance(missing, str) and package.holds(missing):
+        return (
+            f"a pickle of a class in the model's own {missing} cannot be loaded: install it as a "
+            "package, or save what the object holds instead of the object"
+        )
+    return "correct it"
 
 
 def _line_in(package: LocalPackage, error: BaseException) -> str:

@@ -56,7 +56,7 @@ class PyTorchRuntime:
 
     def recognise(self, path: Path, head: bytes) -> bool:
         """Also weights without a model and pickled modules, to say what to do about them."""
-        return path.suffix.lower() in self.suffixes
+        return path.suffix.lower() in self.suffixes and not path.is_dir()
 
     def runs_code(self, path: Path) -> bool:
         return False

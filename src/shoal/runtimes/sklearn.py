@@ -54,7 +54,7 @@ class SklearnRuntime:
     options: tuple[str, ...] | None = ()
 
     def recognise(self, path: Path, head: bytes) -> bool:
-        return path.suffix.lower() in self.suffixes
+        return path.suffix.lower() in self.suffixes and not path.is_dir()
 
     def runs_code(self, path: Path) -> bool:
         return path.suffix.lower() != ".skops"

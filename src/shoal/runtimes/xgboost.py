@@ -55,7 +55,7 @@ class XGBoostRuntime:
         """JSON and `.bst` files are also others': XGBoost's begin with their `learner`, the binary
         ones of old releases with `binf`."""
         suffix = path.suffix.lower()
-        if suffix not in self.suffixes:
+        if suffix not in self.suffixes or path.is_dir():
             return False
         if suffix in _OWN_SUFFIXES:
             return True

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shoal.domain.errors import InvalidSpecification, ShoalError
+from shoal.domain.external_data import EXTERNAL_DATA
 from shoal.storage.artifact import is_text
-from shoal.storage.digest import EXTERNAL_DATA
 from shoal.storage.files import Stamp, ignored, reading, stamp
 from shoal.storage.formats import FormatFinder, known_suffixes, without_suffix
 from shoal.storage.layout import is_model

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from shoal.domain.errors import ArtifactChanged, ArtifactMissing
+from shoal.domain.external_data import names_beside
 from shoal.storage.files import File, Stamp, readable_name, stamp, unreadable, walk
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _WORTH_REMEMBERING_BYTES: Final = 1024 * 1024
 _MAX_REMEMBERED: Final = 10_000  # of some 300 bytes
-
-EXTERNAL_DATA: Final = (".data", "_data")
-"""Endings of the file beside an ONNX model that holds its large weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +30,8 @@ class Content:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The artifact and the files that it cannot be loaded without: ONNX keeps large weights beside
-    the model, by custom in `<file>.data` or `<file>_data`."""
-    beside = [path.with_name(path.name + ending) for ending in EXTERNAL_DATA]
+    """The artifact and the files beside it that belong to it."""
+    beside = [path.with_name(name) for name in names_beside(path.name)]
     return [path, *(other for other in beside if other.is_file())]
 
 
