@@ -46,11 +46,13 @@ def read_ubjson(data: bytes, own: Mapping[str, ArrayReader] | None = None) -> Va
 class _Reader:
     def __init__(self, data: bytes, own: Mapping[str, ArrayReader]) -> None:
         self._data = data
+        self._size = len(data)
         self._own = own
         self._at = 0
 
     def value(self, depth: int, key: str = "") -> Value:
-        marker = self._take(1)
+        marker = self._peek()
+        self._at += 1
         if marker == b"S":
             return self._text()
         if marker in NUMBERS:
@@ -113,7 +115,7 @@ class _Reader:
         """The next numbers as far as they are all of one type, at least one and at most `most`:
         reading them one by one would take longer than XGBoost takes for the whole file."""
         step = 1 + kind.itemsize
-        most = min(most, (len(self._data) - self._at) // step)
+        most = min(most, (self._size - self._at) // step)
         if most == 0:
             raise _cut_off()
         pairs = np.frombuffer(self._data, [("marker", "u1"), ("number", kind)], most, self._at)
@@ -133,23 +135,31 @@ class _Reader:
 
     def _length(self, item_bytes: int) -> int:
         """Of something whose items take at least `item_bytes` each."""
-        marker, length = _LENGTH.unpack(self._take(_LENGTH.size))
-        if marker != b"L" or length < 0:
-            raise NotUbjson(f"bytes {self._at - _LENGTH.size:,} to {self._at:,} are no length")
-        if length * item_bytes > len(self._data) - self._at:
+        begin = self._at
+        at = self._at = begin + _LENGTH.size
+        if at > self._size:
             raise _cut_off()
-        return int(length)
+        marker: bytes
+        length: int
+        marker, length = _LENGTH.unpack_from(self._data, begin)
+        if marker != b"L" or length < 0:
+            raise NotUbjson(f"bytes {begin:,} to {at:,} are no length")
+        if length * item_bytes > self._size - at:
+            raise _cut_off()
+        return length
 
     def _peek(self) -> bytes:
-        if self._at >= len(self._data):
+        at = self._at
+        if at >= self._size:
             raise _cut_off()
-        return self._data[self._at : self._at + 1]
+        return self._data[at : at + 1]
 
     def _take(self, count: int) -> bytes:
-        self._at += count
-        if self._at > len(self._data):
+        at = self._at
+        end = self._at = at + count
+        if end > self._size:
             raise _cut_off()
-        return self._data[self._at - count : self._at]
+        return self._data[at:end]
 
 
 def _cut_off() -> NotUbjson:
