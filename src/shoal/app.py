@@ -16,7 +16,6 @@ from typing import Final
 import uvloop
 
 import shoal
-from shoal.core.copies import CopyState
 from shoal.dataplane.http.api import PublicApi
 from shoal.dataplane.http.message import Request
 from shoal.dataplane.http.server import Listen, Server
@@ -243,13 +242,11 @@ class App:
         self.identity = identity
 
     def _gauges(self) -> Mapping[str, float]:
-        cache = self.instance.core.cache
         view = self.operations.instances()[0]
-        size = cache.ledger.bytes
         return {
             key: value for key, value in {
-                "budget_bytes": cache.options.budget_bytes,
-                "used_bytes": size[CopyState.READY] + size[CopyState.UNLOADING],
+                "budget_bytes": view.budget_bytes,
+                "used_bytes": view.used_bytes,
                 "reserved_bytes": view.reserved_bytes,
                 "process_bytes": view.process_bytes,
                 "copies": view.copies,

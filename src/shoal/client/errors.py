@@ -12,7 +12,7 @@ HTTP library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -31,6 +31,7 @@ from shoal.domain.errors import (
     Overloaded,
     ShoalError,
     Unavailable,
+    family,
 )
 
 _SHOWN_CHARACTERS: Final = 200  # of a body that is not ours
@@ -120,13 +121,7 @@ def _foreign(answer: Answer) -> str:
     return f"{answer.url or 'the server'} answered {answer.status}{said}"
 
 
-def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from _tree(child)
-
-
-_CLASSES: Final = {kind.code: kind for kind in _tree(ShoalError)}
+_CLASSES: Final = {kind.code: kind for kind in family(ShoalError)}
 _BY_STATUS: Final[dict[int, type[ShoalError]]] = {
     401: NotAllowed,
     403: NotAllowed,

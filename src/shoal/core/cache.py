@@ -136,11 +136,11 @@ class Cache:
 
     # --- the life of a copy ---------------------------------------------------------------------
 
-    def enqueue(self, revision: Revision, urgency: Urgency, reason: Reason, now: float) -> Copy:
+    def enqueue(self, revision: Revision, urgency: Urgency, reason: Reason) -> Copy:
         """Queue a load, or promote the one that is queued; other copies stay as they are."""
         copy = self.copies.get(revision.id)
         if copy is None:
-            copy = Copy(revision, CopyState.QUEUED, urgency, reason, 0, now)
+            copy = Copy(revision, CopyState.QUEUED, urgency, reason, 0)
             self.copies[revision.id] = copy
             self.ledger.add(copy)
         if copy.state is CopyState.QUEUED:
@@ -159,16 +159,16 @@ class Cache:
         copy = self.copies[head]
         return copy, min(self.sizes.predict(copy.revision).size_bytes, self.capacity_bytes)
 
-    def start(self, copy: Copy, reserved_bytes: int, now: float) -> None:
+    def start(self, copy: Copy, reserved_bytes: int) -> None:
         self.queue.remove(copy.revision.id)
-        self.ledger.move(copy, CopyState.LOADING, reserved_bytes, now)
+        self.ledger.move(copy, CopyState.LOADING, reserved_bytes)
 
     def finish(self, copy: Copy, measured_bytes: int, load_s: float, now: float) -> None:
         revision = copy.revision
         size_bytes = self.sizes.measured(revision, measured_bytes)
-        self.ledger.move(copy, CopyState.READY, size_bytes, now)
+        self.ledger.move(copy, CopyState.READY, size_bytes)
         self.ledger.loaded(size_bytes, load_s, now)
-        copy.load_s, copy.loaded_at = load_s, now
+        copy.loaded_at = now
         self.eviction.add(
             revision.id, Worth(revision.model, revision.priority, load_s, size_bytes, now)
         )
@@ -188,7 +188,7 @@ class Cache:
         if reason is Reason.ROOM:
             self.ledger.evicted(copy, now)
         self.ledger.unloads += 1
-        self.ledger.move(copy, CopyState.UNLOADING, copy.size_bytes, now)
+        self.ledger.move(copy, CopyState.UNLOADING, copy.size_bytes)
 
     def drop(self, copy: Copy) -> None:
         """It is gone, or never came."""

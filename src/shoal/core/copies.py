@@ -36,13 +36,11 @@ class Copy:
     urgency: Urgency
     reason: Reason
     size_bytes: int
-    since: float  # of the present state
     tickets: list[int] = field(default_factory=list)
     unload_tickets: list[int] = field(default_factory=list)
     wanted_again: bool = False
     asked: bool = False
     orphan: bool = False
-    load_s: float = 0.0
     loaded_at: float = 0.0
     last_used: float = 0.0
     uses: int = 0

@@ -40,9 +40,9 @@ class Ledger:
     def add(self, copy: Copy) -> None:
         self._book(copy, 1)
 
-    def move(self, copy: Copy, state: CopyState, size_bytes: int, now: float) -> None:
+    def move(self, copy: Copy, state: CopyState, size_bytes: int) -> None:
         self._book(copy, -1)
-        copy.state, copy.size_bytes, copy.since = state, size_bytes, now
+        copy.state, copy.size_bytes = state, size_bytes
         self._book(copy, 1)
 
     def drop(self, copy: Copy) -> None:

@@ -195,7 +195,9 @@ class Core:
 
     def _want_pinned(self, play: ModelInPlay) -> None:
         slot = play.slot(None)
-        if slot is None or slot.active.id in self.cache.copies or play.is_out_of_service(slot):
+        if slot is None or slot.active.id in self.cache.copies:
+            return
+        if play.is_out_of_service(slot.active):
             return
         if self.failures.may_try(slot.active.id, self._now):
             self._enqueue(slot.active, Urgency.WANTED, Reason.PINNED)
@@ -212,7 +214,7 @@ class Core:
 
     def _await(self, ticket: int, slot: Slot) -> None:
         """Answer the ticket now, let it wait for the slot's active revision, or refuse it."""
-        if self.models[slot.name].is_out_of_service(slot):
+        if self.models[slot.name].is_out_of_service(slot.active):
             self._refuse(ticket, "UNLOADED", f"model {slot.name!r} was taken out of service; "
                          "load it to serve it again")
             return
@@ -329,7 +331,7 @@ class Core:
                 continue
             if need > cache.free_bytes:
                 return  # what leaves for it has not left yet
-            cache.start(copy, need, self._now)
+            cache.start(copy, need)
             self._out.append(do.LoadCopy(copy.revision, need, copy.reason))
 
     def _give_up(self, copy: Copy, code: str, message: str, reason: Reason) -> None:
@@ -425,7 +427,7 @@ class Core:
         for slot in list(self._targets.values()):
             target, play = slot.target, self.models[slot.name]
             assert target is not None
-            if target.id in self.cache.copies or play.is_out_of_service(slot):
+            if target.id in self.cache.copies or play.is_out_of_service(slot.active):
                 continue
             if self.failures.may_try(target.id, self._now):
                 self._stage(slot, Reason.RETRY)
@@ -454,7 +456,7 @@ class Core:
 
     def _enqueue(self, revision: Revision, urgency: Urgency, reason: Reason) -> Copy:
         self.models[revision.model].copies[revision.id] = None
-        return self.cache.enqueue(revision, urgency, reason, self._now)
+        return self.cache.enqueue(revision, urgency, reason)
 
     def _drop(self, copy: Copy) -> None:
         self.cache.drop(copy)

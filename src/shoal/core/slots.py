@@ -66,8 +66,8 @@ class ModelInPlay:
         self.slots[version] = slot
         return slot
 
-    def is_out_of_service(self, slot: Slot) -> bool:
-        return None in self.out_of_service or slot.active.version in self.out_of_service
+    def is_out_of_service(self, revision: Revision) -> bool:
+        return None in self.out_of_service or revision.version in self.out_of_service
 
     def back_in_service(self, version: int | None) -> None:
         """`version` alone, when the whole model was out of service; None: all of it."""

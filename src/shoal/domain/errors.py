@@ -38,6 +38,7 @@ no traceback, no secret. How a code maps to HTTP and gRPC is one table, `codecs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -193,3 +194,10 @@ class StoreDamaged(StoreUnavailable):
 class DeadlineExceeded(ShoalError):
     code = "DEADLINE_EXCEEDED"
     retryable = True
+
+
+def family(kind: type[ShoalError]) -> Iterator[type[ShoalError]]:
+    """`kind` and all that is derived from it, parents first."""
+    yield kind
+    for child in kind.__subclasses__():
+        yield from family(child)

@@ -178,20 +178,12 @@ def _codes_by_status(each: Operation) -> dict[int, list[str]]:
     if each.declared.method not in SAFE_METHODS:
         kinds.append(NotAllowed)
     for raised in each.declared.raises:
-        kinds += _family(raised)
+        kinds += [kind for kind in errors.family(raised) if kind.__module__ == errors.__name__]
     kinds.append(ShoalError)
     by_status: dict[int, list[str]] = {}
     for kind in dict.fromkeys(kinds):
         by_status.setdefault(http_status(kind), []).append(kind.code)
     return by_status
-
-
-def _family(kind: type[ShoalError]) -> Iterator[type[ShoalError]]:
-    """`kind` and what `domain.errors` derives from it."""
-    yield kind
-    for child in kind.__subclasses__():
-        if child.__module__ == errors.__name__:
-            yield from _family(child)
 
 
 # --- schemas ------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ class Activity:
     failed: int = 0
     hits: int = 0
     cold: int = 0
-    waiting: int = 0
     latency: RollingWindow = field(default_factory=lambda: RollingWindow(LATENCY_SPAN_S))
     cold_latency: RollingWindow = field(default_factory=lambda: RollingWindow(LATENCY_SPAN_S))
     _rates: dict[str, _Rate] = field(default_factory=dict)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from shoal.core.copies import CopyState
 from shoal.core.failures import Failure
 from shoal.core.slots import ModelInPlay, Slot
+from shoal.domain.events import served
 from shoal.domain.model import ModelRecord, Revision
-from shoal.domain.signature import TensorSpec
 from shoal.domain.views import FailureView, ModelView, State, Story, VersionView
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ _STATES: Final = {
 def state_of(instance: Instance, revision: Revision) -> State:
     core = instance.core
     play = core.models.get(revision.model)
-    if play is not None and (
-        None in play.out_of_service or revision.version in play.out_of_service
-    ):
+    if play is not None and play.is_out_of_service(revision):
         return State.UNLOADED
     copy = core.cache.copies.get(revision.id)
     if copy is not None and copy.state is not CopyState.UNLOADING:
@@ -41,7 +39,7 @@ def state_of(instance: Instance, revision: Revision) -> State:
 def view(instance: Instance, record: ModelRecord) -> ModelView:
     slot = _default_slot(instance, record)
     versions = [_version(instance, revision) for revision in record.revisions]
-    serving = slot.active if slot is not None else _newest(record)
+    serving = slot.active if slot is not None else served(record, None)
     ready = instance.default.get(record.name)
     return ModelView(
         name=record.name,
@@ -57,8 +55,8 @@ def view(instance: Instance, record: ModelRecord) -> ModelView:
         pin=record.spec.pin,
         priority=record.spec.priority,
         labels=record.spec.labels,
-        inputs=_specs(ready.signature.inputs if ready else serving.inputs if serving else ()),
-        outputs=_specs(ready.signature.outputs if ready else serving.outputs if serving else ()),
+        inputs=list(ready.signature.inputs if ready else serving.inputs if serving else ()),
+        outputs=list(ready.signature.outputs if ready else serving.outputs if serving else ()),
     )
 
 
@@ -84,14 +82,6 @@ def tell(instance: Instance, record: ModelRecord) -> Story:
 def _default_slot(instance: Instance, record: ModelRecord) -> Slot | None:
     play: ModelInPlay | None = instance.core.models.get(record.name)
     return play.slots.get(None) if play is not None and not play.removed else None
-
-
-def _newest(record: ModelRecord) -> Revision | None:
-    return record.revisions[-1] if record.revisions else None
-
-
-def _specs(specs: tuple[TensorSpec, ...]) -> list[TensorSpec]:
-    return list(specs)
 
 
 def _version(instance: Instance, revision: Revision) -> VersionView:

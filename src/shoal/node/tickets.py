@@ -11,17 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 from shoal.domain import commands as do
-from shoal.domain import errors
-from shoal.domain.errors import DeadlineExceeded, ShoalError, ShuttingDown, Unavailable
+from shoal.domain.errors import DeadlineExceeded, ShoalError, ShuttingDown, Unavailable, family
 from shoal.node.live import LiveCopy
 
 _Waiting = asyncio.Future[LiveCopy | None]
 
-_BY_CODE: Final = {
-    kind.code: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, ShoalError)
-}
+_BY_CODE: Final = {kind.code: kind for kind in family(ShoalError)}
 
 
 class Tickets:
