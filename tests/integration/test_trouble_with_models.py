@@ -14,7 +14,9 @@ import pytest
 from tests.served import Served, until
 from tests.trouble import (
     HELD,
+    HELD_LOAD,
     REQUEST,
+    Asked,
     Gate,
     answer,
     copy_whole,
@@ -308,6 +310,30 @@ def test_a_version_that_stands_in_is_ready_though_it_is_not_in_memory(
     assert server.http.get("/v2/models/stands-in/ready").status_code == 200
     assert server.http.get("/v2/models/stands-in/versions/2/ready").status_code == 503
     assert answer(server, "stands-in") == [1.0, 2.0]
+
+
+FAILS_THEN_HANGS = """
+    def load(self, folder):
+        first = not Path(GATE, "tried").exists()
+        Path(GATE, "tried").touch()
+        if first:
+            raise ValueError("the first load fails")
+""" + HELD_LOAD.partition("folder):")[2]
+
+
+def test_what_failed_is_not_ready_while_it_is_tried_again(
+    server: Served, folder: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    put(folder, "second-try", source(FAILS_THEN_HANGS, gate=gate))
+    declared(server, "second-try")
+    assert server.infer("second-try", REQUEST).status_code == 503
+    until(lambda: (Asked(server, "second-try", timeout_ms=50), gate.came)[1], "it is tried again")
+    refused = server.http.get("/v2/models/second-try/ready")
+    assert refused.status_code == 503
+    assert "the first load fails" in refused.json()["error"]
+    gate.open()
+    until(lambda: server.http.get("/v2/models/second-try/ready").status_code == 200, "it heals")
 
 
 # --- going --------------------------------------------------------------------------------------

@@ -116,15 +116,15 @@ def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalEr
     slot = play.slots.get(version) if play is not None and not play.removed else None
     if slot is not None:
         revision = slot.active  # an older one, where the newest could not be loaded
-    match state_of(instance, revision):
-        case State.UNLOADED:
-            return Unloaded(f"model {name!r} was taken out of service", RETRY_S)
-        case State.FAILED:
-            failure = instance.core.failures.of(revision.id)
-            if failure is None:  # known to be too large without a try
-                return TooLarge(instance.core.cache.too_large(revision) or "", RETRY_S)
-            wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
-            return _FAILURES.get(failure.code, LoadFailed)(failure.message, wait_s)
+    state = state_of(instance, revision)
+    if state is State.UNLOADED:
+        return Unloaded(f"model {name!r} was taken out of service", RETRY_S)
+    failure = instance.core.failures.of(revision.id)
+    if failure is not None:  # also while it is tried again: that would be news
+        wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
+        return _FAILURES.get(failure.code, LoadFailed)(failure.message, wait_s)
+    if state is State.FAILED:  # known to be too large without a try
+        return TooLarge(instance.core.cache.too_large(revision) or "", RETRY_S)
     return None
 
 
