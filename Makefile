@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Workers of pytest: one a processor.
 JOBS ?= $(shell nproc)
-NAME ?= ceiling
+# Of a benchmark and its options; without a name they are listed.
+NAME ?=
+ARGS ?=
 KEEP ?=
 
 .PHONY: help install demo test check format bench clean
@@ -16,7 +18,7 @@ help:
 	@echo "make demo      install, serve the example models, ask them, show what happened (KEEP=1: keep serving)"
 	@echo "make test      every test"
 	@echo "make check     style, types, layers, sizes"
-	@echo "make bench     a benchmark: NAME=ceiling, http, cold, eviction (see benchmarks/README.md)"
+	@echo "make bench     a benchmark: NAME=ceiling, peers, … (without: lists them; ARGS='--rounds 5')"
 	@echo "make clean     remove the environment and what was generated"
 
 install: $(VENV)/.with-frameworks
@@ -34,7 +36,7 @@ check: $(VENV)/.with-tests
 	$(BIN)/python -m pytest tests/test_tidy.py
 
 bench: $(VENV)/.with-tests
-	$(BIN)/python -m benchmarks $(NAME)
+	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 clean:
 	rm -rf $(VENV) examples/models .demo build dist
@@ -48,8 +50,15 @@ $(VENV)/.with-frameworks: pyproject.toml $(VENV)/.exists
 	$(PIP) --editable ".[all,examples]"
 	@touch $@
 
-$(VENV)/.with-tests: $(VENV)/.with-frameworks
+$(VENV)/.with-tests: $(VENV)/.with-frameworks $(VENV)/kserve-client/.installed
 	$(PIP) --editable ".[all,examples,test,dev]"
+	@scripts/debian-packages tests
+	@touch $@
+
+# KServe's SDK needs other versions of what Shoal needs too: it asks the server from its own place.
+$(VENV)/kserve-client/.installed: $(VENV)/.exists
+	$(PYTHON) -m venv $(VENV)/kserve-client
+	$(VENV)/kserve-client/bin/python -m pip install --quiet --disable-pip-version-check "kserve==0.21.0"
 	@touch $@
 
 $(VENV)/.exists:

@@ -1,34 +1,41 @@
-"""Runs one benchmark by name."""
+"""Runs one benchmark by name; without a name lists them."""
 
 from __future__ import annotations
 
+import ast
 import importlib
-import os
-import platform
 import sys
 from pathlib import Path
 
-NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py")
-    if not path.stem.startswith("_") and path.stem != "closed_loop"
-)
+from benchmarks import machine
 
 
-def machine() -> str:
-    model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), platform.machine(),
-    )
-    return (f"{model}, {len(os.sched_getaffinity(0))} processors, Linux {platform.release()}, "
-            f"Python {platform.python_version()}")
+def benchmarks() -> dict[str, str]:
+    """Names, and the first lines of their docstrings: the modules here that have a `main`."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        module = ast.parse(path.read_text())
+        if any(isinstance(part, ast.FunctionDef) and part.name == "main" for part in module.body):
+            found[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
+    return found
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
-        sys.exit(f"usage: python -m benchmarks NAME [options]; NAME is one of {', '.join(NAMES)}")
+    names = benchmarks()
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("usage: python -m benchmarks NAME [options]\n")
+        for name, line in names.items():
+            print(f"{name:>12}  {line}")
+        return
     name = sys.argv.pop(1)
-    print(f"{name}: {machine()}")
-    importlib.import_module(f"benchmarks.{name}").main()
+    if name not in names:
+        sys.exit(f"there is no benchmark {name!r}; there are {', '.join(names)}")
+    if not {"-h", "--help"} & set(sys.argv):
+        print(f"{name}\n{machine.describe()}\n", flush=True)
+    try:
+        importlib.import_module(f"benchmarks.{name}").main()
+    except RuntimeError as error:
+        sys.exit(f"{name}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,20 @@
-"""A closed loop over raw sockets, and servers in processes of their own: what benchmarks share.
+"""A closed loop: each connection sends the next request when it has an answer.
 
-Each connection sends the next request when it has the last answer. Rounds of different servers
-alternate. `requests/s` depends on the load generator and on who else uses the machine; ratios are
-of the servers' processor time per request, which hardly does.
+Rounds of different servers alternate. `requests/s` depends on the load generator and on who else
+uses the machine; ratios are of the servers' processor time per request, which hardly does.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import select
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import psutil
+from benchmarks.channels import Channel, GrpcChannel, HttpChannel, IsRight, polled
+from benchmarks.processes import processor_s
 
 
 @dataclass
@@ -31,45 +25,58 @@ class Target:
     pid: int
     port: int
     requests: Sequence[bytes]
-    is_right: Callable[[bytes], bool]
+    is_right: IsRight
     cost_us: list[float] = field(default_factory=list)
     per_s: list[float] = field(default_factory=list)
 
+    def connect(self, in_flight: int) -> Sequence[Channel]:
+        """Connections for so many requests at once."""
+        following = itertools.cycle(self.requests)
+        return [HttpChannel(self.port, following, self.is_right) for _ in range(in_flight)]
+
+
+@dataclass
+class GrpcTarget(Target):
+    """A server that is called by gRPC, on connections of several streams. `requests`: the method's
+    path and the request; `is_right`: of a message with its gRPC prefix."""
+
+    streams: int = 8
+
+    def connect(self, in_flight: int) -> Sequence[Channel]:
+        path, body = self.requests
+        return [
+            GrpcChannel(self.port, (path, body), self.is_right, self.streams)
+            for _ in range(max(in_flight // self.streams, 1))
+        ]
+
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round")
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument(
+        "--connections", type=int, default=32, help="requests at once; gRPC has 8 on a connection"
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser
 
 
 def load(target: Target, options: argparse.Namespace) -> int:
     """Requests answered in a round."""
-    sockets: dict[int, socket.socket] = {}
-    poll = select.epoll()
-    following = itertools.cycle(target.requests)
-    for _ in range(options.connections):
-        sock = socket.create_connection(("127.0.0.1", target.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sockets[sock.fileno()] = sock
-        poll.register(sock, select.EPOLLIN)
-        sock.sendall(next(following))
     count = 0
-    until = time.perf_counter() + options.seconds
-    while time.perf_counter() < until:
-        # Never sleeps: waking it up would cost the server's writes more than some answers do.
-        for number, _ in poll.poll(0):
-            sock = sockets[number]
-            answer = sock.recv(65536)
-            if not target.is_right(answer):
-                sys.exit(f"a wrong answer: {answer!r}")
-            count += 1
-            sock.send(next(following))
-    for sock in sockets.values():
-        sock.recv(65536)
-        sock.close()
+    with polled(target.connect(options.connections)) as (poll, channels):
+        for channel in channels.values():
+            channel.send([0.0] * channel.room)
+        until = time.perf_counter() + options.seconds
+        while time.perf_counter() < until:
+            # Never sleeps: waking it up would cost the server's writes more than some answers do.
+            for number, _ in poll.poll(0):
+                channel = channels[number]
+                answered = channel.receive()
+                count += len(answered)
+                channel.send(answered)
     return count
 
 
@@ -77,52 +84,22 @@ def measure(targets: dict[str, Target], options: argparse.Namespace) -> dict[str
     """Alternate rounds; print a table; the median ratio of the first target's cost to each."""
     for _ in range(options.rounds):
         for target in targets.values():
-            process = psutil.Process(target.pid)
-            before = sum(process.cpu_times()[:2])
+            before = processor_s(target.pid)
             count = load(target, options)
-            target.cost_us.append((sum(process.cpu_times()[:2]) - before) / count * 1e6)
+            target.cost_us.append((processor_s(target.pid) - before) / count * 1e6)
             target.per_s.append(count / options.seconds)
     first = next(iter(targets.values()))
     ratios = {}
     for name, target in targets.items():
-        pairs = zip(first.cost_us, target.cost_us, strict=True)
-        ratios[name] = round(statistics.median([base / cost for base, cost in pairs]), 3)
+        ratios[name] = round(ratio(first.cost_us, target.cost_us), 3)
         print(
             f"{name:>28}: {statistics.median(target.per_s):8,.0f} requests/s,"
-            f" {statistics.median(target.cost_us):6.2f} µs of processor time a request,"
+            f" {statistics.median(target.cost_us):7.2f} µs of processor time a request,"
             f" ratio {ratios[name]:.2f}"
         )
     return ratios
 
 
-def pin_client() -> None:
-    """The load generator on the last processor, servers on the first (see `server`)."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
-
-
-@contextmanager
-def servers(module: str, kinds: Sequence[str]) -> Iterator[dict[str, tuple[int, int]]]:
-    """Processes `python -m benchmarks.<module> --serve KIND`, each on the first processor, that
-    print their port; yields process id and port by kind."""
-    cores = os.sched_getaffinity(0)
-    children = []
-    found = {}
-    try:
-        for kind in kinds:
-            child = subprocess.Popen(
-                [sys.executable, "-m", module, "--serve", kind], stdout=subprocess.PIPE,
-                preexec_fn=lambda: os.sched_setaffinity(0, sorted(cores)[:1]),
-            )
-            children.append(child)
-            assert child.stdout is not None
-            found[kind] = (child.pid, int(child.stdout.readline()))
-        yield found
-    finally:
-        for child in children:
-            child.terminate()
-            child.wait()
-
-
-def announce(port: int) -> None:
-    """Tell the parent where this server listens."""
-    print(port, flush=True)
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median([a / b for a, b in zip(ours, theirs, strict=True)])

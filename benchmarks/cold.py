@@ -1,100 +1,87 @@
-"""A cold request beside what the framework alone needs: a tiny ONNX model on local disk.
+"""A cold request beside what the framework alone needs, for every format.
 
-    python -m benchmarks cold [--models 300]
+    python -m benchmarks cold [--models 150] [--only onnx,sklearn]
 
-Each model is asked for once over HTTP, one after the other, by a server that has loaded nothing;
-then each file is read, loaded and run by ONNX Runtime in this process. The last line is JSON:
-medians in milliseconds, and their ratio.
+Tiny models of different content on local disk are asked for once each over HTTP, one after the
+other, by a server that has loaded nothing but one of the format (the framework's import is not a
+model's); then each file is loaded and run by its framework in this process. The last line is JSON:
+from request to answer in milliseconds, by format.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import http.client
 import json
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import onnxruntime
-import uvloop
-
-from benchmarks.ceiling import JSON_BODY, ROW, model_bytes
-from benchmarks.closed_loop import announce, servers
-from shoal.app import App
-from shoal.observability.logs import configure_logs
-from shoal.settings import read_settings
-
-FOLDER = Path(tempfile.gettempdir()) / "shoal-benchmark-cold"
-
-
-async def serve() -> None:
-    configure_logs("warning", "json")
-    app = App(read_settings({
-        "http.port": "0", "management.port": "0", "data_dir": str(FOLDER), "cache.fill": "none",
-        "registry.url": "memory", "folder.settle_s": "0", "folder.watch": "false",
-    }, {}), [FOLDER / "models"])
-    await app.start()
-    announce(int(app.identity.http_address.rpartition(":")[2]))
-    await asyncio.Event().wait()
-
-
-def timed_ms(act: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    act()
-    return (time.perf_counter() - started) * 1e3
-
-
-def ask(connection: http.client.HTTPConnection, name: str) -> None:
-    connection.request("POST", f"/v2/models/{name}/infer", JSON_BODY)
-    response = connection.getresponse()
-    body = response.read()
-    assert response.status == 200, body
-
-
-def load_alone(path: Path) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path.read_bytes(), options)
-    session.run(None, {"x": ROW})
+from benchmarks.cold_models import FORMATS, Format
+from benchmarks.machine import pin_client
+from benchmarks.open_loop import percentile
+from benchmarks.processes import shoal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=300)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=int, default=150, help="of each format")
+    parser.add_argument("--only", default=",".join(FORMATS), help="formats")
     options = parser.parse_args()
-    if options.serve:
-        uvloop.run(serve())
-        return
-    models = FOLDER / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    paths = [models / f"m{number:04}.onnx" for number in range(options.models)]
-    for path in paths:
-        path.write_bytes(model_bytes())
-    with servers("benchmarks.cold", ["shoal"]) as at:
-        connection = http.client.HTTPConnection("127.0.0.1", at["shoal"][1])
-        ask(connection, paths[0].stem)  # the framework's import is not a model's
-        cold = [timed_ms(partial(ask, connection, path.stem)) for path in paths[1:]]
-        warm = [timed_ms(partial(ask, connection, path.stem)) for path in paths[1:]]
+    warnings.simplefilter("ignore")  # of deprecated TorchScript
+    figures: dict[str, float] = {}
+    print(f"{'':>10}  {'cold p50':>9} {'cold p99':>9} {'warm p50':>9} {'alone p50':>9}  ms")
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            of_format = measure(FORMATS[name], Path(folder), options.models)
+        print(f"{name:>10}  " + " ".join(f"{value:9.3f}" for value in of_format.values()))
+        figures |= {f"{name}_{what}_ms": round(value, 3) for what, value in of_format.items()}
+    print(json.dumps(figures))
+
+
+def measure(kind: Format, folder: Path, models: int) -> dict[str, float]:
+    """Milliseconds: cold p50 and p99, warm p50, and the framework alone."""
+    names = [f"m{number:04}" for number in range(models + 1)]
+    paths = [folder / kind.file.format(name=name) for name in names]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind.write(path, seed)
+    with shoal(folder, flags=("--cache-fill", "none", "--no-folder-watch")) as ours:
+        pin_client()
+        connection = http.client.HTTPConnection("127.0.0.1", ours.http_port)
+        ask(connection, names[0], kind.body)
+        cold = times_ms([partial(ask, connection, name, kind.body) for name in names[1:]])
+        warm = times_ms([partial(ask, connection, name, kind.body) for name in names[1:]])
         connection.close()
-    load_alone(paths[0])
-    alone = [timed_ms(partial(load_alone, path)) for path in paths[1:]]
-    medians = {
-        "cold_p50_ms": round(statistics.median(cold), 3),
-        "warm_p50_ms": round(statistics.median(warm), 3),
-        "framework_alone_p50_ms": round(statistics.median(alone), 3),
+    kind.run(paths[0])
+    alone = times_ms([partial(kind.run, path) for path in paths[1:]])
+    return {
+        "p50": percentile(cold, 0.5), "p99": percentile(cold, 0.99),
+        "warm_p50": percentile(warm, 0.5), "alone_p50": percentile(alone, 0.5),
     }
-    for name, value in medians.items():
-        print(f"{name:>24}: {value:.3f}")
-    print(json.dumps({
-        **medians,
-        "cold_vs_framework": round(medians["cold_p50_ms"] / medians["framework_alone_p50_ms"], 2),
-    }))
+
+
+def ask(connection: http.client.HTTPConnection, name: str, body: bytes) -> None:
+    connection.request("POST", f"/v2/models/{name}/infer", body)
+    response = connection.getresponse()
+    answer = response.read()
+    if response.status != 200:
+        raise RuntimeError(f"{name}: {answer!r}")
+
+
+def times_ms(acts: Sequence[Callable[[], object]]) -> list[float]:
+    """Of each act, sorted."""
+    taken = []
+    for act in acts:
+        started = time.perf_counter()
+        act()
+        taken.append((time.perf_counter() - started) * 1e3)
+    return sorted(taken)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ import httptools
 import orjson
 import uvloop
 
-from benchmarks.closed_loop import Target, announce, arguments, measure, pin_client, servers
+from benchmarks.closed_loop import Target, arguments, measure
+from benchmarks.machine import pin_client
+from benchmarks.processes import announce, servers
 from shoal.dataplane.http.message import Request, Response
 from shoal.dataplane.http.reader import KnownHeads
-from shoal.dataplane.http.server import Listen, Server
+from shoal.dataplane.http.server import Server
+from shoal.dataplane.listening import Listen
 from shoal.settings import HttpSettings
 
 REQUEST_BODY = orjson.dumps(

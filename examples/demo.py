@@ -48,8 +48,9 @@ def serving(models: Path) -> Iterator[tuple[str, str]]:
     """`shoal serve` on free ports; yields its inference and management addresses."""
     command = [
         Path(sys.executable).with_name("shoal"), "serve", models, "--http-port", "0",
-        "--management-port", "0", "--memory", MEMORY, "--data-dir", FOLDER / "data",
-        "--registry-url", "memory", "--log-format", "json", "--cache-fill", "none",
+        "--grpc-port", "0", "--management-port", "0", "--memory", MEMORY,
+        "--data-dir", FOLDER / "data", "--registry-url", "memory", "--log-format", "json",
+        "--cache-fill", "none",
     ]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

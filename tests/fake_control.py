@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from shoal.domain.errors import (
     ArtifactMissing,
     Conflict,
     LoadFailed,
     ModelNotFound,
+    ShoalError,
     VersionNotFound,
 )
 from shoal.domain.model import ModelSpec, check_spec
@@ -22,6 +24,7 @@ from shoal.domain.views import (
     ModelPage,
     ModelView,
     Outcome,
+    Registered,
     SettingView,
     State,
     Status,
@@ -54,7 +57,7 @@ class FakeControl:
         for spec in specs:
             self.declare(spec)
 
-    def list_models(self, wanted: ModelFilter) -> ModelPage:
+    async def list_models(self, wanted: ModelFilter) -> ModelPage:
         self._called("list_models", wanted)
         matching = [name for name in sorted(self.specs) if self._matches(name, wanted)]
         page = [name for name in matching if name > (wanted.after or "")]
@@ -72,7 +75,9 @@ class FakeControl:
         happened = [event for event in self.happened if event.model == name]
         return Story(self._view(name), [f"{name} is cold"], [failure], happened)
 
-    async def register(self, spec: ModelSpec, *, create: bool = False) -> ModelView:
+    async def register(
+        self, spec: ModelSpec, *, create: bool = False, read: bool = True
+    ) -> ModelView:
         self._called("register", spec, create)
         check_spec(spec)
         if spec.name in self.from_folder:
@@ -83,6 +88,36 @@ class FakeControl:
             raise ArtifactMissing(f"model {spec.name!r}: there is nothing at {spec.uri}")
         self.declare(spec)
         return self._view(spec.name)
+
+    async def register_all(
+        self, specs: Sequence[ModelSpec], *, read: bool = True
+    ) -> list[Registered]:
+        self._called("register_all", list(specs), read)
+        results: dict[str, Registered] = {}
+        told = []
+        for spec in specs:
+            try:
+                if spec.name in results:
+                    raise Conflict(f"model {spec.name!r} is in this batch twice")
+                unchanged = self.specs.get(spec.name) == spec
+                await self.register(spec, read=read)
+                results[spec.name] = Registered(spec.name, True, unchanged)
+                told.append(results[spec.name])
+            except ShoalError as error:
+                told.append(Registered(
+                    spec.name, False, error=error.message, code=error.code,
+                    retryable=error.retryable))
+        return told
+
+    async def unregister_all(self, names: Sequence[str]) -> list[Registered]:
+        self._called("unregister_all", list(names))
+        known = [name in self.specs for name in names]
+        for name in names:
+            self.specs.pop(name, None)
+        return [
+            Registered(name, True, unchanged=not was)
+            for name, was in zip(names, known, strict=True)
+        ]
 
     async def unregister(self, name: str) -> None:
         self._called("unregister", name)
@@ -123,7 +158,7 @@ class FakeControl:
             )
         ]  # fmt: skip
 
-    def status(self) -> Status:
+    async def status(self) -> Status:
         self._called("status")
         by_state = {state.value: 0 for state in State}
         for state in self.states.values():

@@ -206,7 +206,8 @@ def write_odd_models(folder: Path) -> None:
     that of the first two one fits in 48 MiB, and the last never does."""
     for name, source in (
         ("echo", ECHO), ("pair", PAIR), ("wrong", WRONG), ("promises", PROMISES),
-        ("gated", GATED), ("plodding", PLODDING), ("alone", ALONE),
+        ("gated", GATED), ("gated-2", GATED), ("gated-3", GATED), ("plodding", PLODDING),
+        ("alone", ALONE),
         ("slow-to-load", SLOW_TO_LOAD), ("slow-to-fetch", SLOW_TO_LOAD),
         ("broken", BROKEN), ("stats", ECHO), ("counted", ECHO), ("handled", ECHO),
         ("text", TEXT), ("not-a-number", NOT_A_NUMBER), ("prone/1", ECHO), ("prone/2", BROKEN),

@@ -14,7 +14,8 @@ import orjson
 import uvloop
 
 from shoal.dataplane.http.message import Request, Response
-from shoal.dataplane.http.server import Listen, Server
+from shoal.dataplane.http.server import Server
+from shoal.dataplane.listening import Listen
 from shoal.settings import HttpSettings
 
 T = TypeVar("T")

@@ -37,8 +37,8 @@ class Served:
                  ) -> None:
         command = [
             str(Path(sys.executable).with_name("shoal")), "serve", *map(str, arguments),
-            "--http-port", "0", "--management-port", "0", "--data-dir", str(data_dir),
-            "--log-format", "json", "--log-level", "debug",
+            "--http-port", "0", "--grpc-port", "0", "--management-port", "0",
+            "--data-dir", str(data_dir), "--log-format", "json", "--log-level", "debug",
         ]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environ or {})}
@@ -51,6 +51,7 @@ class Served:
         serving = self.find("serving")
         assert serving is not None, f"it did not start: {self.logs} {self.other_lines}"
         self.url, self.management = str(serving["http"]), str(serving["management"])
+        self.grpc = str(serving["grpc"])
         self.client = shoal.Client(self.url, management=self.management)
         self.http = httpx2.Client(base_url=self.url, timeout=60)
 

@@ -16,31 +16,40 @@ from typing import Final
 import uvloop
 
 import shoal
+from shoal.dataplane.endpoints import Endpoints
+from shoal.dataplane.grpc.server import GrpcServer
+from shoal.dataplane.grpc.service import Service
 from shoal.dataplane.http.api import PublicApi
 from shoal.dataplane.http.message import Request
-from shoal.dataplane.http.server import Listen, Server
+from shoal.dataplane.http.server import Server
+from shoal.dataplane.listening import Listen
 from shoal.domain.errors import InvalidSpecification
 from shoal.management.api import create_app
 from shoal.management.server import ManagementServer
 from shoal.node.clock import SystemClock
+from shoal.node.contents import MODELS, Contents, read_contents
 from shoal.node.folders import Folders
 from shoal.node.instance import Instance, Parts
 from shoal.node.live import Running
 from shoal.node.loader import Loader
 from shoal.node.machine import tune_allocator, usable_cpus, usable_memory_bytes
 from shoal.node.operations import Identity, Operations
-from shoal.node.replica import MODELS
 from shoal.node.threads import still_running
 from shoal.observability.logs import configure_logs, get_logger
 from shoal.observability.metrics import Metrics
-from shoal.ports import KVStore
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.settings import Configuration
 from shoal.storage.folder import ModelFolder
-from shoal.stores.open import open_or_repair
+from shoal.stores.open import Opened, open_or_repair
 
 # Frameworks read these once, when they are imported: each would start a thread a processor.
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+# How long a thread may keep the interpreter's lock while others want it. The event loop needs the
+# lock anew for every request, so beside a model that computes in Python each would wait Python's
+# 5 ms, several times. Less gains nothing more, as measured, and makes threads that compute in
+# Python slower by taking turns: two of them already lose a third.
+_SWITCH_INTERVAL_S: Final = 1e-4
 
 _THREADS_END_S: Final = 0.5  # what idle threads take to end
 _LEAST_STOP_S: Final = 0.5  # for management to end, after inference took all the time
@@ -54,6 +63,7 @@ def serve(configuration: Configuration, folders: Sequence[Path]) -> int:
     settings = configuration.settings
     configure_logs(settings.log.level, settings.log.format)
     tune_allocator()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(max(settings.request.framework_threads, 1)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -115,14 +125,16 @@ class App:
             usable_memory_bytes() * settings.cache.share
         )
         self._http: Server | None = None
+        self._grpc: GrpcServer | None = None
         self._management: ManagementServer | None = None
         self._repair: str | None = None
         self._stopped = False
 
     async def start(self) -> None:
         """Listen and serve. Raises ShoalError; then nothing is left running."""
-        self._store = await self._open_store()
-        self.instance = Instance(self.settings, self._parts(self._store))
+        opened = await self._open_store()
+        self._store = opened.store
+        self.instance = Instance(self.settings, self._parts(opened))
         if self._repair is not None:
             self.instance.note_registry_problem(self._repair)
         self._folders = Folders(self.instance, [
@@ -141,7 +153,7 @@ class App:
         self.instance.fill()
         log.info(
             "serving", models=len(self.instance.replica),
-            http=f"http://{self.identity.http_address}",
+            http=f"http://{self.identity.http_address}", grpc=self.identity.grpc_address,
             management=f"http://{self.identity.management_address}", budget_bytes=self.budget_bytes,
             formats=",".join(self.runtimes.formats()), version=shoal.__version__,
         )
@@ -156,10 +168,10 @@ class App:
         end_s = self._clock.monotonic() + timeout_s
         # Who still waits for a load then is answered before the connections are cut.
         asyncio.get_running_loop().call_later(0.9 * timeout_s, self.instance.tickets.close)
-        if self._http is not None:
-            cut = await self._http.shutdown(timeout_s)
-            if cut:
-                log.warning("requests cut off at shutdown", connections=cut)
+        servers = [server for server in (self._http, self._grpc) if server is not None]
+        cut = sum(await asyncio.gather(*[server.shutdown(timeout_s) for server in servers]))
+        if cut:
+            log.warning("requests cut off at shutdown", connections=cut)
         if self._management is not None:
             left_s = max(end_s - self._clock.monotonic(), _LEAST_STOP_S)
             await self._management.stop(left_s)
@@ -173,7 +185,7 @@ class App:
 
     # --- composition ----------------------------------------------------------------------------
 
-    async def _open_store(self) -> KVStore:
+    async def _open_store(self) -> Opened[Contents]:
         data_dir = self.settings.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -182,23 +194,24 @@ class App:
                 f"the data folder {data_dir} cannot be made: {error.strerror}; choose another with "
                 "--data-dir"
             ) from None
-        store, repair = await open_or_repair(
-            self.settings.registry.url, data_dir, self._clock
+        opened = await open_or_repair(
+            self.settings.registry.url, data_dir, self._clock, read_contents
         )
-        if repair is not None:
+        if (repair := opened.repair) is not None:
             models = sum(key.startswith(MODELS) for key in repair.kept)
             self._repair = (
                 f"the registry was damaged ({repair.damage}); {models} models could still be read "
                 "and are kept, others must be registered again; the damaged file is at "
                 f"{repair.aside}"
             )
-        return store
+        return opened
 
-    def _parts(self, store: KVStore) -> Parts:
+    def _parts(self, opened: Opened[Contents]) -> Parts:
         request, trust = self.settings.request, self.settings.trust
         threads = request.threads or max(16, 4 * usable_cpus())
         return Parts(
-            store=store,
+            store=opened.store,
+            contents=opened.contents,
             loader=Loader(
                 self.runtimes,
                 trusted=(*self._paths, *map(Path, trust.locations)),
@@ -210,6 +223,8 @@ class App:
                 threads=threads,
                 inline_limit_s=request.inline_limit_ms / 1e3,
                 max_queued=request.max_queued_per_model,
+                max_batch_rows=request.max_batch_rows,
+                max_batch_delay_s=request.max_batch_delay_ms / 1e3,
             ),
             metrics=self.metrics,
             clock=self._clock,
@@ -229,15 +244,21 @@ class App:
             create_app(self.operations, self.metrics.expose),
             settings.management.host or settings.host, settings.management.port,
         )
+        endpoints = Endpoints(self.instance, self.operations)
         self._http = Server(
-            PublicApi(self.instance, self.operations), settings.http,
+            PublicApi(self.instance, endpoints), settings.http,
             listen=Listen(host=settings.host, port=settings.http.port), on_error=_report,
+        )
+        self._grpc = GrpcServer(
+            Service(self.instance, endpoints).methods, settings.grpc,
+            listen=Listen(host=settings.host, port=settings.grpc.port), on_error=_report_call,
         )
         self.metrics.gauges = self._gauges
         await self._management.start()
         await self._http.start()
-        host, port = self._http.address
-        identity.http_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        await self._grpc.start()
+        identity.http_address = _shown(self._http.address)
+        identity.grpc_address = _shown(self._grpc.address)
         identity.management_address = self._management.address
         self.identity = identity
 
@@ -255,8 +276,18 @@ class App:
                 "pressure": view.pressure,
                 "registered_models": len(self.instance.replica),
                 "http_connections": self._http.connections if self._http else 0,
+                "grpc_connections": self._grpc.connections if self._grpc else 0,
             }.items() if value is not None
         }
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _report_call(error: BaseException, path: str) -> None:
+    log.error("unexpected error", method="grpc", path=path, exc_info=error)
 
 
 def _report(error: BaseException, request: Request) -> None:

@@ -57,7 +57,7 @@ class Artifact:
 
 class LoadedModel(Protocol):
     """A model in memory. `predict` may be called from several threads at once, at most
-    `max_concurrency` of them. It may be `Noted` as well."""
+    `max_concurrency` of them. It may be `Noted`, `RowLimited` and `Optimizable` as well."""
 
     signature: Signature
     platform: str  # e.g. "onnxruntime_onnx"; the protocol's metadata field
@@ -90,6 +90,37 @@ class Noted(Protocol):
     for people. A warning that the file was written by another version is one."""
 
     notes: tuple[str, ...]
+
+
+@runtime_checkable
+class RowLimited(Protocol):
+    """A LoadedModel that knows how many rows of several requests it may be given in one call,
+    because each row is answered by itself; 1: of one request alone. Others are tried, where the
+    first axis of every tensor is free."""
+
+    max_batch_rows: int
+
+
+@runtime_checkable
+class Optimizable(Protocol):
+    """A LoadedModel of which there may be a faster form."""
+
+    def optimize(self) -> Outcome:
+        """Look for a faster form, and keep it when its answers are the same within a tolerance.
+
+        Blocking, and may take seconds; called at most once, while `predict` goes on beside it, and
+        never after `close`. Runs no code that loading did not. Raises nothing that is known to go
+        wrong: the outcome says why it was not kept.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """platform: of the faster form that answers from now on; None when there is none. note: what
+    came out and why, one sentence for people."""
+
+    platform: str | None
+    note: str
 
 
 class Runtime(Protocol):

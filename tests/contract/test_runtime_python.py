@@ -20,7 +20,7 @@ from shoal.domain.errors import (
     RuntimeMissing,
 )
 from shoal.domain.signature import TensorSpec
-from shoal.ports import Artifact, LoadedModel, Noted
+from shoal.ports import Artifact, LoadedModel, Noted, RowLimited
 from shoal.runtimes.python import PythonRuntime
 
 RUNTIME = PythonRuntime()
@@ -139,6 +139,13 @@ def test_load_and_close_of_the_class_are_called(tmp_path: Path) -> None:
     assert (tmp_path / "trace").read_text() == "closed"
 
 
+def test_rows_of_several_requests_meet_only_where_the_class_says_so(tmp_path: Path) -> None:
+    alone = load(write(tmp_path / "a", model=ECHO))
+    together = load(write(tmp_path / "b", model=ECHO + "    max_batch_rows = 32"))
+    rows = [model.max_batch_rows for model in (alone, together) if isinstance(model, RowLimited)]
+    assert rows == [1, 32]
+
+
 def test_another_class_is_named_by_an_option(tmp_path: Path) -> None:
     write(tmp_path, parts__echo=ECHO.replace("Model", "Echo"))
     model = load(tmp_path, options={"class": "parts.echo:Echo"})
@@ -167,7 +174,8 @@ def test_a_missing_module_is_named(tmp_path: Path) -> None:
     (ECHO + "    inputs = [{'name': 'x'}]", "inputs of Model is not a list of tensors"),
     (ECHO + "    inputs = [{'name': 'x', 'datatype': 'FLOAT', 'shape': [1]}]", "FLOAT"),
     (ECHO + "    outputs = 7", "outputs of Model"),
-    (ECHO + "    max_concurrency = 0", "must be a number from 1"),
+    (ECHO + "    max_concurrency = 0", "max_concurrency of Model is 0; it must be a number from 1"),
+    (ECHO + "    max_batch_rows = True", "max_batch_rows of Model is True"),
 ])
 def test_what_is_wrong_with_the_code_is_said_in_one_line(
     tmp_path: Path, source: str, said: str

@@ -52,6 +52,7 @@ def public(
     with Served(
         folder, "--memory", "48MiB", "--cache-fill", "none", "--request-repository-control",
         "--log-requests", "--no-folder-watch", "--http-max-body-bytes", "8MiB",
+        "--grpc-max-message-bytes", "32MiB",
         data_dir=base / "data",
     ) as server:
         yield Public(server, folder, cases)

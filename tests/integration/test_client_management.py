@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.fake_control import FakeControl
+from tests.managed import managed
 
 import shoal
-from shoal.domain.errors import ArtifactMissing, Conflict, LoadFailed, ModelNotFound
+from shoal.domain.errors import (
+    ArtifactMissing,
+    Conflict,
+    InvalidSpecification,
+    LoadFailed,
+    ModelNotFound,
+)
 from shoal.domain.views import State
-from shoal.management.api import create_app
-from shoal.management.server import ManagementServer
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A server in a thread with a loop of its own."""
-    started, stop = threading.Event(), threading.Event()
-    found: list[str] = []
-
-    async def serve() -> None:
-        control = FakeControl(
-            shoal.ModelSpec(name="churn", uri="/models/churn"),
-            shoal.ModelSpec(name="torn", uri="/models/broken", labels={"team": "a"}),
-        )
-        app = create_app(control, lambda _accept: (b"", "text/plain"))
-        server = ManagementServer(app, "127.0.0.1", 0)
-        await server.start()
-        found.append(f"http://{server.address}")
-        started.set()
-        await asyncio.to_thread(stop.wait)
-        await server.stop(timeout_s=0.0)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert started.wait(10)
-    yield found[0]
-    stop.set()
-    thread.join(10)
+    churn = shoal.ModelSpec(name="churn", uri="/models/churn")
+    torn = shoal.ModelSpec(name="torn", uri="/models/broken", labels={"team": "a"})
+    with managed(churn, torn) as server:
+        yield server.address
 
 
 @pytest.fixture
@@ -75,6 +58,34 @@ def test_models_come_page_by_page(client: shoal.Client) -> None:
     assert list(client.models(state=State.READY)) == []
 
 
+def test_many_models_are_registered_and_unregistered_page_by_page(client: shoal.Client) -> None:
+    many: list[shoal.ModelSpec | dict[str, object]] = [
+        shoal.ModelSpec(name="m0", uri="/m0"), {"name": "m1", "uri": "/missing"},
+        {"name": "m2", "uri": "/m2"},
+    ]
+    results = list(client.register_many(many, page_size=2))
+    assert [(each.name, each.ok, each.code) for each in results] == [
+        ("m0", True, None), ("m1", False, "ARTIFACT_MISSING"), ("m2", True, None)
+    ]  # fmt: skip
+    again = [each.unchanged for each in client.register_many(many[::2])]
+    assert again == [True, True]
+    gone = client.unregister_many((f"m{number}" for number in range(3)), page_size=2)
+    assert [(each.name, each.unchanged) for each in gone] == [
+        ("m0", False), ("m1", True), ("m2", False)
+    ]  # fmt: skip
+
+
+def test_a_wrong_specification_among_many_is_refused_before_its_page_is_sent(
+    client: shoal.Client,
+) -> None:
+    many = [{"name": "m0", "uri": "/m0"}, {"name": "m1"}]
+    with pytest.raises(InvalidSpecification, match="'m1'"):
+        list(client.register_many(many))
+    assert [view.name for view in client.models(contains="m0")] == []
+    with pytest.raises(InvalidSpecification, match="page_size is 0"):
+        list(client.register_many(many, page_size=0))
+
+
 def test_failures_are_typed_and_say_why(client: shoal.Client) -> None:
     with pytest.raises(ArtifactMissing, match="nothing at"):
         client.register("gone", "/models/missing")
@@ -107,3 +118,8 @@ async def test_the_async_client_does_the_same(address: str) -> None:
         assert (await client.explain("churn")).summary
         assert await client.instances()
         assert await client.settings()
+        many = [{"name": f"m{number}", "uri": "/m"} for number in range(3)]
+        results = [each.ok async for each in client.register_many(many, page_size=2)]
+        assert results == [True, True, True]
+        gone = [each.unchanged async for each in client.unregister_many(["m0", "nobody"])]
+        assert gone == [False, True]

@@ -29,7 +29,8 @@ from tests.running_server import (
 )
 
 from shoal.dataplane.http.message import Response
-from shoal.dataplane.http.server import Listen, Server
+from shoal.dataplane.http.server import Server
+from shoal.dataplane.listening import Listen
 from shoal.domain.errors import InvalidSpecification
 from shoal.settings import HttpSettings
 

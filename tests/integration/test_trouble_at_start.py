@@ -75,6 +75,8 @@ Case = Callable[[Path, str], Start]
 IN_A_PROCESS: dict[str, Case] = {
     "http port in use": lambda tmp, taken: Start(
         ["--http-port", taken], WRONG, (taken, "in use", "http")),
+    "grpc port in use": lambda tmp, taken: Start(
+        ["--grpc-port", taken], WRONG, (taken, "in use", "grpc.port")),
     "unknown variable": lambda tmp, taken: Start(
         [], WRONG, ("SHOAL_HTP_PORT", "SHOAL_HTTP_PORT"), {"SHOAL_HTP_PORT": "1"}),
     "wrong value": lambda tmp, taken: Start(
@@ -115,7 +117,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 def begin(case: Start, data_dir: Path) -> subprocess.Popen[str]:
     given = [str(each) for each in case.arguments]
-    defaults = {"--http-port": "0", "--management-port": "0", "--data-dir": str(data_dir)}
+    defaults = {
+        "--http-port": "0", "--grpc-port": "0", "--management-port": "0",
+        "--data-dir": str(data_dir),
+    }
     for flag, value in defaults.items():
         if flag not in given:
             given += [flag, value]

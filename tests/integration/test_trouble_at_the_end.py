@@ -118,8 +118,8 @@ def test_sigterm_while_starting_ends_it(tmp_path: Path) -> None:
     put(tmp_path / "models", "young", source())
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("shoal")), "serve", str(tmp_path / "models"),
-         "--folder-settle-s", "300", "--http-port", "0", "--management-port", "0",
-         "--data-dir", str(tmp_path / "data"), "--log-format", "json"],
+         "--folder-settle-s", "300", "--http-port", "0", "--grpc-port", "0",
+         "--management-port", "0", "--data-dir", str(tmp_path / "data"), "--log-format", "json"],
         stderr=subprocess.PIPE, text=True,
     )
     until((tmp_path / "data" / "registry.sqlite3").exists, "it is starting")

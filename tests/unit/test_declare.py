@@ -17,7 +17,7 @@ from shoal.domain.errors import (
 )
 from shoal.domain.model import ModelRecord, ModelSpec, VersionPolicy, revision_id
 from shoal.domain.signature import TensorSpec
-from shoal.storage.declare import Sources, declare, declare_found
+from shoal.storage.declare import Sources, declare, declare_found, declare_unread
 from shoal.storage.digest import Content
 from shoal.storage.layout import look
 
@@ -168,10 +168,20 @@ def test_a_name_that_cannot_stand_in_a_path_is_refused(tmp_path: Path) -> None:
         declared(tmp_path, name="a b")
 
 
-def test_a_description_is_checked_like_a_registration(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("max_concurrency: 0", "max_concurrency is 0; it must be at least 1"),
+        ("max_batch_rows: 0", "max_batch_rows is 0; it must be at least 1"),
+        ("max_batch_delay_ms: -1", "max_batch_delay_ms is -1.0; it must be at least 0"),
+    ],
+)
+def test_a_description_is_checked_like_a_registration(
+    tmp_path: Path, line: str, problem: str
+) -> None:
     put(tmp_path / "iris/model.joblib")
-    put(tmp_path / "iris/model.yaml", "max_concurrency: 0")
-    with pytest.raises(InvalidSpecification, match="max_concurrency is 0; it must be at least 1"):
+    put(tmp_path / "iris/model.yaml", line)
+    with pytest.raises(InvalidSpecification, match=problem):
         declared(tmp_path / "iris")
 
 
@@ -185,3 +195,66 @@ def test_a_file_name_that_is_not_utf8_is_refused_in_words_that_are(tmp_path: Pat
 def test_a_path_too_long_for_the_system_is_refused() -> None:
     with pytest.raises(ArtifactMissing, match="File name too long"):
         declared("/" + "a" * 5000)
+
+
+# --- digests that are said ----------------------------------------------------------------------
+
+WEIGHTS = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+OTHER = "sha256:" + "0" * 64
+
+
+def unread(path: str = "/nowhere/iris.joblib", **fields: object) -> ModelRecord:
+    spec = ModelSpec(name="iris", uri=path, format="sklearn", digest=WEIGHTS)
+    return declare_unread(msgspec.structs.replace(spec, **fields), FINDER, registered_at=5.0)
+
+
+def test_the_digest_that_is_declared_must_be_that_of_the_files(tmp_path: Path) -> None:
+    path = put(tmp_path / "iris.joblib", b"weights")
+    assert declared(path, digest=WEIGHTS).revisions[0].artifact_digest == WEIGHTS
+    with pytest.raises(InvalidSpecification) as refused:
+        declared(path, digest=OTHER)
+    assert refused.value.message == (
+        f"model 'iris': {path} has the digest {WEIGHTS} and not {OTHER}, which is declared; put "
+        "the right file there, or correct 'digest'"
+    )
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "0" * 64, "sha256:0", "md5:0", "sha256:" + "G" * 64], ids=range(5))
+def test_a_digest_must_look_like_one(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(InvalidSpecification, match="is not 'sha256:' and 64 digits"):
+        declared(put(tmp_path / "iris.joblib"), digest=digest)
+
+
+def test_what_is_declared_unread_needs_no_files(tmp_path: Path) -> None:
+    (revision,) = unread().revisions
+    assert (revision.version, revision.uri) == (1, "/nowhere/iris.joblib")
+    assert (revision.format, revision.artifact_digest) == ("sklearn", WEIGHTS)
+    assert revision.files_bytes == 0
+    policy = VersionPolicy(specific=(7,))
+    assert versions(unread(version_policy=policy)) == [7]
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [({"digest": None}, "'digest'"), ({"format": None}, "'format'"),
+     ({"digest": None, "format": None}, "'format' and 'digest'")], ids=["digest", "format", "both"],
+)
+def test_what_is_declared_unread_must_say_what_would_be_read(
+    fields: dict[str, object], missing: str
+) -> None:
+    with pytest.raises(InvalidSpecification, match=f"^model 'iris': .* {missing} would have"):
+        unread(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"format": "lost"}, "'lost'"), ({"uri": "s3://a/b"}, "the scheme 's3'"),
+     ({"version_policy": VersionPolicy(specific=(1, 2))}, "for one version only")],
+    ids=["format", "scheme", "versions"],
+)
+def test_what_could_never_be_loaded_is_refused_unread(
+    fields: dict[str, object], reason: str
+) -> None:
+    with pytest.raises((InvalidSpecification, UnknownFormat), match=reason):
+        unread(**{"path": fields.pop("uri", "/nowhere/iris.joblib"), **fields})  # type: ignore[arg-type]

@@ -168,5 +168,22 @@ def test_statistics_are_nanoseconds_and_milliseconds() -> None:
     assert stats["cache_hit"] == {"count": 0, "ns": 0}
 
 
+def test_requests_that_ran_together_are_one_execution() -> None:
+    counted = Statistics(successes=6, compute_s=4.0)
+    counted.count_joined(2, answered=2, seconds=0.25)
+    counted.count_joined(2, answered=1, seconds=0.5)  # the other caller had left
+    counted.count_joined(3, answered=0, seconds=1.0)
+    told = describe.statistics("m", 1, counted)
+    assert (told["inference_count"], told["execution_count"]) == (6, 6)
+    nothing = {"count": 2, "ns": 0}
+    batches = told["batch_stats"]
+    assert isinstance(batches, list)
+    assert [each["batch_size"] for each in batches] == [1, 2, 3]
+    assert batches[0]["compute_infer"] == {"count": 3, "ns": 3_000_000_000}
+    assert batches[1] == {"batch_size": 2, "compute_input": nothing,
+                          "compute_infer": {"count": 2, "ns": 750_000_000},
+                          "compute_output": nothing}
+
+
 def test_a_version_that_nobody_asked_has_no_last_inference() -> None:
     assert describe.statistics("m", 1, Statistics())["last_inference"] == 0

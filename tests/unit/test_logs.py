@@ -137,6 +137,7 @@ async def test_tasks_do_not_mix_up_their_requests(stream: io.StringIO) -> None:
 
 def test_libraries_write_the_same_lines(stream: io.StringIO) -> None:
     uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.setLevel(logging.NOTSET)  # a management server in this process has set it
     uvicorn.addHandler(logging.StreamHandler(io.StringIO()))
     configure_logs("info", "json", stream)
     uvicorn.info("listening on %s:%d", "127.0.0.1", 80, extra={"port": 80})

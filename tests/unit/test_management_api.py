@@ -242,13 +242,41 @@ async def test_a_batch_of_wrong_form_is_refused_before_anything_is_registered(
 
 async def test_an_empty_batch_does_nothing(client: httpx2.AsyncClient) -> None:
     outcome = (await client.post(f"{MODELS}:batch", json=[])).json()
-    assert outcome == {"results": [], "registered": 0, "failed": 0}
+    assert outcome == {"results": [], "registered": 0, "unchanged": 0, "failed": 0}
 
 
-async def test_a_batch_has_at_most_a_thousand_models(client: httpx2.AsyncClient) -> None:
-    batch = [{"name": "a", "uri": "/a"}] * 1001
+async def test_a_batch_that_is_sent_again_changes_nothing(client: httpx2.AsyncClient) -> None:
+    batch = [{"name": "sole", "uri": "/a"}]
+    await client.post(f"{MODELS}:batch", json=batch)
+    outcome = (await client.post(f"{MODELS}:batch", json=batch)).json()
+    assert outcome["results"] == [{"name": "sole", "ok": True, "unchanged": True}]
+    assert (outcome["registered"], outcome["unchanged"]) == (0, 1)
+
+
+async def test_a_batch_says_whether_files_are_read(
+    client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    await client.post(f"{MODELS}:batch?read=false", json=[])
+    await client.post(f"{MODELS}:batch", json=[])
+    assert control.calls == [("register_all", [], False), ("register_all", [], True)]
+
+
+async def test_a_batch_of_names_is_unregistered(
+    client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    await client.post(f"{MODELS}:batch", json=[{"name": "sole", "uri": "/a"}])
+    response = await client.post(f"{MODELS}:unregister", json=["sole", "nobody"])
+    assert response.status_code == 200
+    assert response.json()["results"] == [
+        {"name": "sole", "ok": True}, {"name": "nobody", "ok": True, "unchanged": True}
+    ]
+    assert "sole" not in control.specs
+
+
+async def test_a_batch_has_at_most_five_thousand_models(client: httpx2.AsyncClient) -> None:
+    batch = [{"name": "a", "uri": "/a"}] * 5001
     response = await client.post(f"{MODELS}:batch", json=batch)
-    assert "1000" in refused(response, 400, "INVALID_SPECIFICATION")
+    assert "5000" in refused(response, 400, "INVALID_SPECIFICATION")
 
 
 # --- what the instance tells of itself ----------------------------------------------------------
@@ -595,6 +623,7 @@ async def test_every_operation_is_described(client: httpx2.AsyncClient) -> None:
         "GET /api/v1/models",
         "POST /api/v1/models",
         "POST /api/v1/models:batch",
+        "POST /api/v1/models:unregister",
         "GET /api/v1/models/{name}",
         "PUT /api/v1/models/{name}",
         "DELETE /api/v1/models/{name}",

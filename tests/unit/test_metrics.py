@@ -74,6 +74,14 @@ def test_stages_of_all_models_are_measured_together(metrics: Metrics) -> None:
     }
 
 
+def test_requests_that_ran_together_are_counted(metrics: Metrics) -> None:
+    for requests in (2, 3, 200):
+        metrics.joined(requests)
+    buckets = values(metrics, "shoal_joined_requests_bucket")
+    assert [buckets[bound,] for bound in ("2", "4", "128", "+Inf")] == [1, 2, 2, 3]
+    assert values(metrics, "shoal_joined_requests_sum") == {(): 205}
+
+
 def test_a_model_keeps_its_object(metrics: Metrics) -> None:
     assert metrics.model("a") is metrics.model("a")
     assert metrics.model("a") is not metrics.model("b")

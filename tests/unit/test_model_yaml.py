@@ -37,6 +37,8 @@ priority: 3
 idle_ttl_s: 60
 memory_bytes: 1000
 max_concurrency: 2
+max_batch_rows: 16
+max_batch_delay_ms: 2.5
 repeatable: false
 labels: {team: fraud}
 """, "m/model.yaml")
@@ -44,7 +46,8 @@ labels: {team: fraud}
         name="iris", uri="model.joblib", format="sklearn", version_policy=VersionPolicy(latest=2),
         inputs=(TensorSpec("x", "FP32", (-1, 4)),),
         options={"method": "predict_proba", "since": "2020-01-01"}, pin=True, priority=3,
-        idle_ttl_s=60.0, memory_bytes=1000, max_concurrency=2, repeatable=False,
+        idle_ttl_s=60.0, memory_bytes=1000, max_concurrency=2, max_batch_rows=16,
+        max_batch_delay_ms=2.5, repeatable=False,
         labels={"team": "fraud"},
     )
 
@@ -54,11 +57,19 @@ def test_everything_may_be_left_out(text: str) -> None:
     assert parse_model_yaml(text, "m/model.yaml") == ModelSpec(name="", uri="")
 
 
+@pytest.mark.parametrize("wish", ["auto", "off", "'off'"])
+def test_a_wish_for_a_faster_form_may_be_written_without_quotes(wish: str) -> None:
+    found = parse_model_yaml(f"optimize: {wish}", "m/model.yaml")
+    assert found.optimize == wish.strip("'")
+
+
 @pytest.mark.parametrize(("text", "says"), [
     ("priorty: 1", "unknown field 'priorty'; did you mean 'priority'? the fields are name, uri"),
     ("zzz: 1", "unknown field 'zzz'; the fields are"),
     ("version_policy: {lates: 1}", "version_policy: object contains unknown field `lates`"),
     ("pin: yess", "pin: expected `bool`, got `str`"),
+    ("optimize: maybe", "optimize: invalid enum value 'maybe'"),
+    ("optimize: on", "optimize: expected `str | null`, got `bool`"),
     ("priority: '3'", "priority: expected `int`, got `str`"),
     ("inputs:\n- {name: x, datatype: FP32, shape: [a]}", "inputs[0].shape[0]: expected `int`"),
     ("- 1", "not a mapping of fields"),

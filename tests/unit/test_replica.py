@@ -4,6 +4,8 @@ gone."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
@@ -11,10 +13,13 @@ import pytest
 from tests.storage_fakes import HeldClock
 
 from shoal.domain.errors import StoreUnavailable
-from shoal.domain.model import ModelRecord, ModelSpec
+from shoal.domain.model import ModelRecord, ModelSpec, make_revision
+from shoal.node import contents, records
 from shoal.node import replica as module
-from shoal.node.replica import MODELS, USAGE, Replica, Usage
-from shoal.ports import Op
+from shoal.node.contents import MODELS, USAGE
+from shoal.node.replica import Replica
+from shoal.node.usage import Usage, unpack
+from shoal.ports import Op, Put
 from shoal.stores.memory import MemoryStore
 
 
@@ -156,6 +161,149 @@ async def test_writing_the_same_again_changes_nothing(replica: Replica, seen: Se
 async def test_forgetting_what_is_not_there_does_no_harm(replica: Replica, seen: Seen) -> None:
     await replica.delete("nobody")
     assert seen.changes == []
+
+
+# --- in bulk ------------------------------------------------------------------------------------
+
+
+async def test_many_are_written_in_one_transaction_and_known_at_once(
+    store: Store, replica: Replica, seen: Seen
+) -> None:
+    await replica.put_all([record("b"), record("a")])
+    assert [len(ops) for ops in store.transactions] == [2]
+    assert seen.changes == [("b", "/a"), ("a", "/a")]
+    await replica.delete_all(["a", "b"])
+    assert len(store.transactions) == 2
+    assert list(replica.names_after(None)) == replica.names() == []
+    await written(store, "last")  # whatever the watch brings of the others comes before this
+    await eventually(lambda: "last" in replica)
+    assert len(seen.changes) == 5
+
+
+async def test_many_that_cannot_be_stored_have_not_happened(
+    store: Store, replica: Replica, seen: Seen
+) -> None:
+    store.pull()
+    with pytest.raises(StoreUnavailable, match="the cable is out"):
+        await replica.put_all([record("a"), record("b")])
+    assert seen.changes == []
+    assert len(replica) == 0
+
+
+async def test_who_listens_is_told_that_it_is_one_of_many(store: Store) -> None:
+    told: list[tuple[str, bool]] = []
+    made = Replica(store, lambda name, _: told.append((name, made.in_bulk)), print)
+    await made.start()
+    await made.put_all([record("a")])
+    await made.put(record("b"))
+    await made.stop()
+    assert told == [("a", True), ("b", False)]
+
+
+# --- a great many -------------------------------------------------------------------------------
+
+
+async def test_a_registered_model_takes_less_than_500_bytes() -> None:
+    count = 20_000
+    store = MemoryStore(HeldClock())
+    for start in range(0, count, 1_000):
+        await store.transact([
+            Put(f"{MODELS}{name}", records.encode(declared(name)))
+            for name in (f"tenant-{number:07}" for number in range(start, start + 1_000))
+        ])
+    replica = Replica(store, print, print)
+    tracemalloc.start()
+    try:
+        await replica.start()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    shared = len(records.encode(declared("tenant-0000000"))) + 33  # held by the store in memory too
+    assert taken / count + shared <= 400
+    assert len(replica) == count
+    assert replica.get("tenant-0012345") == declared("tenant-0012345")
+    await replica.stop()
+
+
+def declared(name: str) -> ModelRecord:
+    spec = ModelSpec(name=name, uri=f"/srv/models/{name}.onnx")
+    revision = make_revision(
+        spec, version=1, uri=spec.uri, format="onnx", files_bytes=711,
+        artifact_digest=f"sha256:{hashlib.sha256(name.encode()).hexdigest()}",
+    )
+    return ModelRecord(name=name, spec=spec, revisions=(revision,), registered_at=1763720000.5)
+
+
+async def test_a_registry_is_read_in_pages_and_changes_meanwhile_are_not_lost(
+    store: Store, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "PAGE", 2)
+    for name in "abcdef":
+        await written(store, name)
+    listed = store.list
+    pages = []
+
+    async def list_and_change(*arguments: str, **limits: object) -> object:
+        page = await listed(*arguments, **limits)  # type: ignore[arg-type]
+        pages.append(page)
+        if len(pages) == 1:
+            await written(store, "e", "/changed")  # on a page that is yet to come
+            await written(store, "a", "/changed")  # and on one that is over
+            await store.delete(MODELS + "f")
+        return page
+
+    monkeypatch.setattr(store, "list", list_and_change)
+    replica = Replica(store, seen.change, seen.problems.append)
+    await replica.start()
+    await eventually(lambda: seen.changes)
+    assert list(replica.names_after(None)) == ["a", "b", "c", "d", "e"]
+    assert seen.changes == [("a", "/changed")], "the other change was read already"
+    assert replica.get("e") == record("e", "/changed")
+    await replica.stop()
+
+
+async def test_pinned_models_are_told_at_the_start(store: Store, replica: Replica) -> None:
+    pinned = ModelSpec(name="b", uri="/b", pin=True)
+    await replica.put_all([record("a"), ModelRecord(name="b", spec=pinned)])
+    another = Replica(store, lambda *_: None, print)
+    assert await another.start() == ["b"]
+    await another.stop()
+
+
+async def test_records_of_earlier_releases_are_read(store: Store, seen: Seen) -> None:
+    await written(store, "m")
+    await store.put(USAGE + "m", msgspec.json.encode(Usage(5.0, "sha256:" + "0" * 64, 7)))
+    replica = Replica(store, seen.change, seen.problems.append)
+    await replica.start()
+    assert replica.get("m") == record("m")
+    assert replica.usage["m"] == Usage(5.0, "sha256:" + "0" * 64, 7)
+    assert seen.problems == []
+    await replica.stop()
+
+
+async def test_a_record_that_proves_unreadable_when_it_is_used_is_told_then(
+    store: Store, seen: Seen
+) -> None:
+    await store.put(MODELS + "broken", b"\x01nonsense")
+    replica = Replica(store, seen.change, seen.problems.append)
+    await replica.start()
+    assert replica.get("broken") is None
+    assert "'broken' is not readable" in seen.problems[0]
+    assert replica.problems == seen.problems
+    assert replica.names() == []
+    await replica.stop()
+
+
+async def test_very_many_unreadable_records_are_counted_rather_than_told(
+    store: Store, seen: Seen
+) -> None:
+    for number in range(module.TOLD + 5):
+        await store.put(f"{MODELS}m{number}", b"nonsense")
+    replica = Replica(store, seen.change, seen.problems.append)
+    await replica.start()
+    assert len(seen.problems) == module.TOLD + 1
+    assert seen.problems[-1].startswith("5 other records")
+    await replica.stop()
 
 
 # --- folders' models ----------------------------------------------------------------------------
@@ -303,11 +451,11 @@ async def test_usage_orders_models_and_outlives_the_process(
         await replica.put(record(name))
     replica.used("b", Usage(20.0, "sha256:b", 100))
     replica.used("c", Usage(30.0, "sha256:c", 200))
-    assert replica.by_last_use() == ["c", "b", "a", "d"]
+    assert replica.by_last_use() == ["c", "b"]
     await replica.stop()
     another = Replica(store, seen.change, seen.problems.append)
     await another.start()
-    assert another.by_last_use() == ["c", "b", "a", "d"]
+    assert another.by_last_use() == ["c", "b"]
     assert another.usage["c"] == Usage(30.0, "sha256:c", 200)
     await another.stop()
 
@@ -342,7 +490,7 @@ async def test_usage_that_cannot_be_saved_is_saved_the_next_time(
     await replica.save_usage()
     entry = await store.get(USAGE + "m")
     assert entry is not None
-    assert msgspec.json.decode(entry.value, type=Usage) == Usage(1.0)
+    assert unpack(entry.value) == Usage(1.0)
 
 
 async def test_what_is_unregistered_leaves_no_usage_behind(store: Store, replica: Replica) -> None:

@@ -200,6 +200,13 @@ def test_an_odd_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     assert "\n" not in error.value.message
 
 
+def test_a_file_may_say_off_without_quotes(tmp_path: Path) -> None:
+    found = read_settings({}, {}, file(tmp_path, "load: {optimize: off}"))
+    assert found.settings.load.optimize == "off"
+    found = read_settings({}, {}, file(tmp_path, "load: {optimize: auto}"))
+    assert found.settings.load.optimize == "auto"
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpecification, match=r"none\.yaml: cannot be read: No such file"):
         read_settings({}, {}, tmp_path / "none.yaml")

@@ -50,6 +50,17 @@ def test_the_fields_of_a_usual_configuration_are_taken() -> None:
     assert found.usual == ("model.pt",)
 
 
+@pytest.mark.parametrize(
+    ("backend", "size", "rows"),
+    [("onnxruntime", 16, 16), ("onnxruntime", 0, None), ("onnxruntime", -1, None),
+     ("python", 16, None)],
+)
+def test_the_batch_size_says_how_many_rows_run_together(
+    backend: str, size: int, rows: int | None
+) -> None:
+    assert parse(f'backend: "{backend}" max_batch_size: {size}').spec.max_batch_rows == rows
+
+
 def test_without_batching_shapes_have_no_batch_axis() -> None:
     text = 'input { name: "x" data_type: TYPE_STRING dims: [ -1, 4 ] }'
     assert parse(text).spec.inputs == (TensorSpec("x", "BYTES", (-1, 4)),)

@@ -19,7 +19,7 @@ from tritonclient.http import (
 
 from shoal.codecs import v2
 from shoal.codecs.message import InferRequest, InferResponse, RequestedOutput, Tensor
-from shoal.codecs.tensors import DTYPES, object_array
+from shoal.codecs.tensors import DTYPES, object_array, to_binary
 from shoal.domain.errors import InvalidInput, InvalidRequest
 
 INTEGERS: list[Any] = [np.uint8, np.uint16, np.uint32, np.uint64,
@@ -353,6 +353,49 @@ def test_an_empty_binary_tensor_is_fine() -> None:
         {"name": "x", "shape": [0, 4], "datatype": "FP32", "parameters": {"binary_data_size": 0}}
     ]})
     assert v2.decode_request(document, length).inputs[0].data.shape == (0, 4)
+
+
+def binary_request(*tensors: tuple[str, str, NDArray[Any]]) -> tuple[bytes, int]:
+    """A body whose tensors all follow the JSON, and the length of the JSON."""
+    inputs, data = [], b""
+    for name, datatype, array in tensors:
+        raw = to_binary(datatype, array)
+        inputs.append({"name": name, "shape": array.shape, "datatype": datatype,
+                       "parameters": {"binary_data_size": len(raw), "kept": 1}})
+        data += raw
+    head = orjson.dumps({"id": "7", "inputs": inputs, "outputs": [{"name": "y"}]})
+    return head + data, len(head)
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_a_document_that_came_before_is_understood_the_same(datatype: str) -> None:
+    array = SOME[datatype]
+    whole, length = binary_request(("a", datatype, array), ("b", "INT8", np.arange(3, dtype="i1")))
+    for _ in range(4):
+        request = v2.decode_request(whole, length)
+        assert request.id == "7"
+        assert [output.name for output in request.outputs] == ["y"]
+        first, second = request.inputs
+        assert (first.name, first.datatype, first.shape) == ("a", datatype, array.shape)
+        assert first.parameters == {"kept": 1}
+        assert np.array_equal(first.data, array)
+        assert np.array_equal(second.data, [0, 1, 2])
+        assert second.data.flags.writeable
+
+
+def test_behind_a_document_that_came_before_other_numbers_are_read() -> None:
+    for number in range(5):
+        whole, length = binary_request(("x", "FP32", np.full((1, 4), number, np.float32)))
+        assert (v2.decode_request(whole, length).inputs[0].data == number).all()
+
+
+def test_behind_a_document_that_came_before_wrong_data_is_refused_as_ever() -> None:
+    whole, length = binary_request(("x", "BOOL", np.array([True])))
+    for _ in range(3):
+        v2.decode_request(whole, length)
+    assert "but 0 bytes are left" in refusal(whole[:-1], length)
+    assert "2 bytes follow the JSON" in refusal(whole + b"\0", length)
+    assert "neither 0 nor 1" in refusal(whole[:-1] + b"\2", length)
 
 
 # --- responses ----------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import typer
 import yaml
 from rich.text import Text
 
-from shoal.cli import render
+from shoal.cli import bulk, render
 from shoal.cli.flags import taking
-from shoal.cli.target import AsJson, ModelName, target_of
+from shoal.cli.model_lists import absolute
+from shoal.cli.target import AsJson, MaybeModelName, ModelName, target_of
 from shoal.domain.errors import InvalidSpecification, ShoalError
 from shoal.domain.model import JsonValue
 from shoal.domain.views import ModelView, Outcome, State
@@ -149,6 +150,39 @@ class RegisterFlags:
             help="Take what is not said here from this file; its folder is the default URI.",
         ),
     ] = None
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Register every model that this file lists, as JSON Lines or as a list in JSON or "
+            "YAML, each with the fields of model.yaml and a name; - is standard input. Relative "
+            "paths are taken from the file's folder. What is registered just so already is left "
+            "as it is.",
+        ),
+    ] = None
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going",
+            help="With --from: register all that can be; otherwise nothing behind a failure is, "
+            "and nothing at all when the file itself is wrong.",
+        ),
+    ] = False
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256:HEX", help="What the artifact's content must be, as sha256sum tells it."
+        ),
+    ] = None
+    read: Annotated[
+        bool,
+        typer.Option(
+            "--read/--no-read",
+            help="Look at the files now, or not before a load; then format and digest must be "
+            "said, and are compared.",
+        ),
+    ] = True
     create: Annotated[
         bool,
         typer.Option("--create/--replace", help="Refuse when the name is taken, or replace it."),
@@ -168,13 +202,18 @@ def register(context: typer.Context, flags: RegisterFlags) -> None:
     from shoal.client import calls
     from shoal.client.declaring import read_spec
 
+    if flags.source is not None:
+        _register_from(context, flags, flags.source)
+        return
+    if flags.keep_going:
+        raise typer.BadParameter("--keep-going goes with --from")
     fields = _fields(flags)
     for needed in ("name", "uri"):
         if needed not in fields:
             raise typer.BadParameter(f"say the {needed.upper()}, here or in the file of --file")
     spec = read_spec(fields)
     with target_of(context).client(_LOAD_TIMEOUT_S if flags.wait else 60.0) as client:
-        document = client.ask_raw(calls.register(spec, create=flags.create))
+        document = client.ask_raw(calls.register(spec, create=flags.create, read=flags.read))
         if flags.wait:
             with _watched(client, spec.name):
                 client.load(spec.name)
@@ -189,8 +228,41 @@ def register(context: typer.Context, flags: RegisterFlags) -> None:
         render.warn(f"problem: {view.problem}")
 
 
-def unregister(context: typer.Context, name: ModelName, as_json: AsJson = False) -> None:
+def _register_from(context: typer.Context, flags: RegisterFlags, source: Path) -> None:
+    allowed = {"source", "keep_going", "read", "as_json"}
+    for field in dataclasses.fields(flags):
+        if field.name not in allowed and getattr(flags, field.name) != field.default:
+            raise typer.BadParameter(
+                "--from takes all of a model from the file; say there what is said here beside "
+                "--keep-going, --no-read and --json"
+            )
+    with target_of(context).client() as client:
+        wish = bulk.Wish(source, flags.keep_going, flags.as_json)
+        bulk.register_from(client, wish, read=flags.read)
+
+
+def unregister(
+    context: typer.Context,
+    name: MaybeModelName = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Unregister every model that this file names: one of 'shoal register --from', or "
+            "a name a line; - is standard input.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Take a model's declaration back. Its files stay where they are."""
+    if (name is None) == (source is None):
+        raise typer.BadParameter("say the MODEL, or --from a file of them")
+    if source is not None:
+        with target_of(context).client() as client:
+            bulk.unregister_from(client, bulk.Wish(source, as_json=as_json))
+        return
+    assert name is not None
     with target_of(context).client() as client:
         client.unregister(name)
     if as_json:
@@ -295,8 +367,9 @@ def _fields(flags: RegisterFlags) -> dict[str, object]:
     options = dict(_pair("--option", text) for text in flags.option or ())
     said: dict[str, object] = {
         "name": flags.name,
-        "uri": None if flags.uri is None else _absolute(flags.uri),
+        "uri": None if flags.uri is None else absolute(flags.uri),
         "format": flags.format,
+        "digest": flags.digest,
         "version_policy": None if flags.version_policy is None else _policy(flags.version_policy),
         "pin": flags.pin,
         "priority": flags.priority,
@@ -322,15 +395,8 @@ def _from_file(file: Path) -> dict[str, object]:
     fields = {str(key): value for key, value in content.items()}
     folder = file.absolute().parent
     uri = fields.get("uri")
-    fields["uri"] = _absolute(uri, folder) if isinstance(uri, str) else str(folder)
+    fields["uri"] = absolute(uri, folder) if isinstance(uri, str) else str(folder)
     return fields
-
-
-def _absolute(uri: str, base: Path | None = None) -> str:
-    """Local paths made absolute, since the server runs elsewhere; URIs as they are."""
-    if "://" in uri:
-        return uri
-    return str(((base or Path.cwd()) / Path(uri).expanduser()).absolute())
 
 
 def _policy(text: str) -> dict[str, object]:

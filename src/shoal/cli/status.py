@@ -117,13 +117,14 @@ def instances(context: typer.Context, as_json: AsJson = False) -> None:
         return
     now = time.time()
     render.table(
-        ("ID", "STATE", "ADDRESS", "PID", "STARTED", "MEMORY", "BUDGET", "COPIES", "LOADING",
-         "QUEUED", "WAITING", "VERSION"),
+        ("ID", "STATE", "ADDRESS", "GRPC", "PID", "STARTED", "MEMORY", "BUDGET", "COPIES",
+         "LOADING", "QUEUED", "WAITING", "VERSION"),
         (
             (
                 each.id,
                 each.state,
                 each.http_address,
+                each.grpc_address,
                 str(each.pid),
                 render.ago(each.started_at, now),
                 render.size(each.used_bytes),

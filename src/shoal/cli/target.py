@@ -83,6 +83,15 @@ ModelName: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+MaybeModelName: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        help="Name of the model.",
+        metavar="MODEL",
+        autocompletion=complete_model,
+        show_default=False,
+    ),
+]
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the answer of the API as one JSON document.")
 ]

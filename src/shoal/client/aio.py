@@ -6,7 +6,7 @@ Decides nothing; `sync` is the same for blocking code, and documents the methods
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -14,7 +14,7 @@ import httpx2
 
 from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
-from shoal.client.declaring import SpecFields, spec_of
+from shoal.client.declaring import SpecFields, encoded_specs, pages, spec_of
 from shoal.client.endpoints import Endpoints
 from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
@@ -32,7 +32,8 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """`shoal.Client` for asyncio: the same methods, awaited; `models` is an asynchronous iterator.
+    """`shoal.Client` for asyncio: the same methods, awaited; `models`, `register_many` and
+    `unregister_many` are asynchronous iterators.
 
     For one event loop. A cancelled call closes its connection.
     """
@@ -120,14 +121,36 @@ class AsyncClient:
         uri: str | None = None,
         *,
         create: bool = False,
+        read: bool = True,
         **fields: Unpack[SpecFields],
     ) -> views.ModelView:
         """As `Client.register`."""
-        return await self.ask(calls.register(spec_of(model, uri, fields), create=create))
+        spec = spec_of(model, uri, fields)
+        return await self.ask(calls.register(spec, create=create, read=read))
+
+    async def register_many(
+        self,
+        models: Iterable[ModelSpec | Mapping[str, object]],
+        *,
+        read: bool = True,
+        page_size: int = 1_000,
+    ) -> AsyncIterator[views.Registered]:
+        """As `Client.register_many`."""
+        for page in pages(encoded_specs(models), page_size):
+            for result in (await self.ask(calls.register_batch(page, read=read))).results:
+                yield result
 
     async def unregister(self, name: str) -> None:
         """As `Client.unregister`."""
         await self.ask(calls.unregister(name))
+
+    async def unregister_many(
+        self, names: Iterable[str], *, page_size: int = 1_000
+    ) -> AsyncIterator[views.Registered]:
+        """As `Client.unregister_many`."""
+        for page in pages(names, page_size):
+            for result in (await self.ask(calls.unregister_batch(page))).results:
+                yield result
 
     async def models(
         self,

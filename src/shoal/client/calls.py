@@ -6,7 +6,7 @@ question, is in `inference`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from shoal.client.errors import Answer, UnexpectedAnswer
 from shoal.client.retry import Conversation, Exchange
 from shoal.domain.model import JsonValue, ModelSpec
 from shoal.domain.views import (
+    BatchOutcome,
     EventPage,
     InstanceView,
     ModelPage,
@@ -31,6 +32,7 @@ from shoal.domain.views import (
 T = TypeVar("T")
 
 API: Final = "/api/v1"  # of management
+MAX_BATCH: Final = 5_000  # models of one call that registers or unregisters many
 _JSON: Final = {"content-type": "application/json"}
 _NOT_READY: Final = frozenset({503})
 
@@ -146,15 +148,34 @@ def model_path(model: str, version: int | str | None = None) -> str:
 # --- management side ----------------------------------------------------------------------------
 
 
-def register(spec: ModelSpec, *, create: bool = False) -> Call[ModelView]:
-    """`create`: Conflict when the name is taken; otherwise what it stood for is replaced."""
+def register(spec: ModelSpec, *, create: bool = False, read: bool = True) -> Call[ModelView]:
+    """`create`: Conflict when the name is taken; otherwise what it stood for is replaced. `read`:
+    whether the server looks at the files now."""
     body = msgspec.json.encode(spec)
     if create:  # a second time the name would be taken, by the first
-        path = with_query(f"{API}/models", create=True)
+        path = with_query(f"{API}/models", create=True, read=_unless_true(read))
         exchange = Exchange("POST", Side.MANAGEMENT, path, body, dict(_JSON), repeatable=False)
     else:
-        exchange = Exchange("PUT", Side.MANAGEMENT, _model(spec.name), body, dict(_JSON))
+        path = with_query(_model(spec.name), read=_unless_true(read))
+        exchange = Exchange("PUT", Side.MANAGEMENT, path, body, dict(_JSON))
     return Call(exchange, _reader(ModelView))
+
+
+def register_batch(specs: Sequence[bytes], *, read: bool = True) -> Call[BatchOutcome]:
+    """specs: each one ModelSpec as JSON, MAX_BATCH at most."""
+    path = with_query(f"{API}/models:batch", read=_unless_true(read))
+    body = b"[" + b",".join(specs) + b"]"
+    exchange = Exchange("POST", Side.MANAGEMENT, path, body, dict(_JSON))
+    return Call(exchange, _reader(BatchOutcome))
+
+
+def unregister_batch(names: Sequence[str]) -> Call[BatchOutcome]:
+    """MAX_BATCH names at most."""
+    body = msgspec.json.encode(names)
+    exchange = Exchange(
+        "POST", Side.MANAGEMENT, f"{API}/models:unregister", body, dict(_JSON)
+    )
+    return Call(exchange, _reader(BatchOutcome))
 
 
 def unregister(name: str) -> Call[None]:
@@ -216,6 +237,11 @@ def settings() -> Call[list[SettingView]]:
 
 def _model(name: str) -> str:
     return f"{API}/models/{segment(name)}"
+
+
+def _unless_true(flag: bool) -> bool | None:
+    """Older servers do not know the parameter, and need not."""
+    return None if flag else False
 
 
 def _command(name: str, verb: str, version: int | None, wait: bool) -> Call[Outcome]:

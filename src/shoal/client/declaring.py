@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Literal, TypedDict, TypeVar
 
 import msgspec
 
+from shoal.client.calls import MAX_BATCH
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import JsonValue, ModelSpec, VersionPolicy, check_spec
 from shoal.domain.signature import TensorSpec
+
+Item = TypeVar("Item")
 
 
 class SpecFields(TypedDict, total=False):
     """The fields of ModelSpec beside `name` and `uri`; its docstring says what they mean."""
 
     format: str | None
+    digest: str | None
     version_policy: VersionPolicy | Mapping[str, object]
     inputs: Sequence[TensorSpec | Mapping[str, object]]
     outputs: Sequence[TensorSpec | Mapping[str, object]]
@@ -25,8 +30,31 @@ class SpecFields(TypedDict, total=False):
     idle_ttl_s: float | None
     memory_bytes: int | None
     max_concurrency: int | None
+    max_batch_rows: int | None
+    max_batch_delay_ms: float | None
+    optimize: Literal["auto", "off"] | None
     repeatable: bool
     labels: Mapping[str, str]
+
+
+def encoded_specs(models: Iterable[ModelSpec | Mapping[str, object]]) -> Iterator[bytes]:
+    """Each as JSON, checked. Raises InvalidSpecification when the turn of a wrong one comes."""
+    for model in models:
+        if isinstance(model, ModelSpec):
+            check_spec(model)
+            yield msgspec.json.encode(model)
+        else:
+            yield msgspec.json.encode(read_spec(model))
+
+
+def pages(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """As lists of `size`, the last one perhaps shorter. Raises InvalidSpecification for a size that
+    no server takes."""
+    if not 1 <= size <= MAX_BATCH:
+        raise InvalidSpecification(f"page_size is {size}; it must be between 1 and {MAX_BATCH:,}")
+    source = iter(items)
+    while page := list(islice(source, size)):
+        yield page
 
 
 def spec_of(model: str | ModelSpec, uri: str | None, fields: SpecFields) -> ModelSpec:

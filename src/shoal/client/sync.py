@@ -6,7 +6,7 @@ Decides nothing; `aio` is the same for asyncio.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -14,7 +14,7 @@ import httpx2
 
 from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
-from shoal.client.declaring import SpecFields, spec_of
+from shoal.client.declaring import SpecFields, encoded_specs, pages, spec_of
 from shoal.client.endpoints import Endpoints
 from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
@@ -136,18 +136,45 @@ class Client:
         uri: str | None = None,
         *,
         create: bool = False,
+        read: bool = True,
         **fields: Unpack[SpecFields],
     ) -> views.ModelView:
         """Declare a model: a name and a URI with further fields of ModelSpec, or a whole one.
 
         Replaces what had the name; with `create` that is a Conflict. A local path means the
-        server's file system. Raises InvalidSpecification, ArtifactError.
+        server's file system. With read=False the server does not look at the files before it loads
+        them: `format` and `digest` must be given. Raises InvalidSpecification, ArtifactError.
         """
-        return self.ask(calls.register(spec_of(model, uri, fields), create=create))
+        return self.ask(calls.register(spec_of(model, uri, fields), create=create, read=read))
+
+    def register_many(
+        self,
+        models: Iterable[ModelSpec | Mapping[str, object]],
+        *,
+        read: bool = True,
+        page_size: int = 1_000,
+    ) -> Iterator[views.Registered]:
+        """Declare any number of models, a page a call; what became of each, in their order.
+
+        models: whole ModelSpecs, or mappings of their fields. What fails is told in its result; a
+        wrong specification raises InvalidSpecification when its page's turn comes. What is
+        registered just so already is left as it is (`unchanged`), so all may be sent again after
+        an interruption. Nothing is sent before the first result is asked for.
+        """
+        for page in pages(encoded_specs(models), page_size):
+            yield from self.ask(calls.register_batch(page, read=read)).results
 
     def unregister(self, name: str) -> None:
         """Take the model's declaration back. Its files stay."""
         self.ask(calls.unregister(name))
+
+    def unregister_many(
+        self, names: Iterable[str], *, page_size: int = 1_000
+    ) -> Iterator[views.Registered]:
+        """Take the declarations of any number of models back, a page a call; what became of each,
+        in their order. Names that are not registered are `unchanged`."""
+        for page in pages(names, page_size):
+            yield from self.ask(calls.unregister_batch(page)).results
 
     def models(
         self,

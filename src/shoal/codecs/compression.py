@@ -26,7 +26,9 @@ _ZLIB: Final = zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 
 
-def decompress(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
+def decompress(
+    body: bytes | memoryview, content_encoding: bytes, max_bytes: int
+) -> bytes | memoryview:
     """`body` as it was before the codings that the header Content-Encoding names.
 
     Raises BodyTooLarge as soon as the result passes `max_bytes`, without making more of it, and
@@ -51,12 +53,12 @@ def decompress(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     )
 
 
-def _has_zlib_head(body: bytes) -> bool:
+def _has_zlib_head(body: bytes | memoryview) -> bool:
     """The two bytes of RFC 1950: method 8, and a checksum that divides by 31."""
     return len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
-def _inflate(body: bytes, window: int, max_bytes: int, encoding: str) -> bytes:
+def _inflate(body: bytes | memoryview, window: int, max_bytes: int, encoding: str) -> bytes:
     parts: list[bytes] = []
     room = max_bytes
     rest = body

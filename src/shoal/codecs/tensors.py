@@ -55,6 +55,7 @@ _FLOAT_BOUNDS: Final = {
     "FP32": 2.0**128 - 2.0**103,
 }
 _LENGTH: Final = struct.Struct("<I")
+_LARGE_BYTES: Final = 4 * 1024**2  # from here on numpy asks for huge pages, a fifth of the cost
 
 
 class Base64(msgspec.Struct, forbid_unknown_fields=True):
@@ -279,7 +280,7 @@ def parse_binary(name: str, datatype: str, shape: tuple[int, ...], data: memoryv
     """The elements in `data`: little-endian, row-major, without padding; BYTES elements each after
     their length in 4 bytes. Raises InvalidInput unless `data` is exactly what `shape` needs.
 
-    Copies, since a view of a request's body would be neither aligned nor writable.
+    A view of `data` where that is aligned and may be written to; else a copy, which is both.
     """
     if datatype == "BYTES":
         elements = _split_elements(name, bytes(data))
@@ -295,7 +296,8 @@ def parse_binary(name: str, datatype: str, shape: tuple[int, ...], data: memoryv
     if datatype == "BOOL" and needed and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidInput(f"input {name!r}: a BOOL byte is neither 0 nor 1")
     try:
-        return np.ndarray(shape, dtype, bytearray(data))
+        array = np.ndarray(shape, dtype, bytearray(data) if data.readonly else data)
+        return array if array.flags.aligned else array.copy()
     except (ValueError, OverflowError):  # an empty tensor with a vast extent
         raise _too_large(name, shape) from None
 
@@ -323,7 +325,7 @@ def _split_elements(name: str, data: bytes) -> list[bytes]:
 # --- to the wire --------------------------------------------------------------------------------
 
 
-def to_binary(datatype: str, data: Array) -> bytes:
+def to_binary(datatype: str, data: Array) -> bytes | memoryview:
     """The opposite of `parse_binary`. A copy, since a model may use its output's memory again while
     the response is still being written."""
     if datatype == "BYTES":
@@ -331,7 +333,9 @@ def to_binary(datatype: str, data: Array) -> bytes:
         return b"".join(
             part for element in elements for part in (_LENGTH.pack(len(element)), element)
         )
-    return data.tobytes()
+    if data.nbytes < _LARGE_BYTES:
+        return data.tobytes()
+    return data.copy(order="C").reshape(-1).view(np.uint8).data
 
 
 def to_json(name: str, datatype: str, data: Array) -> object:

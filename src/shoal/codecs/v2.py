@@ -7,12 +7,14 @@ no model: whether the tensors suit one is for `dataplane.validation` to say.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
+import numpy as np
 import orjson
 
-from shoal.codecs import json_errors, tensors
+from shoal.codecs import json_errors, tensors, v2_rules
 from shoal.codecs.message import InferRequest, InferResponse, RequestedOutput, Tensor
 from shoal.domain.errors import InvalidInput, InvalidRequest
 from shoal.domain.model import JsonValue
@@ -44,7 +46,49 @@ class _Request(msgspec.Struct):
     outputs: list[_Output] | None = None
 
 
+class _Known(msgspec.Struct):
+    """A document that came before, all of whose tensors follow it as bytes: the request without
+    their data, and how many bytes each has."""
+
+    request: InferRequest
+    sizes: list[int]
+    size: int
+
+
+class _KnownDocuments(dict[bytes, _Known]):
+    """What was decoded before, by its bytes: clients of the binary extension send the same JSON
+    again and again before other numbers. A document is kept when it comes the second time, so that
+    traffic that never repeats does not pay for keeping."""
+
+    MOST: Final = 1024  # about 2 MB when all are used
+    LARGEST: Final = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[int] = set()
+
+    def offer(self, document: bytes, request: InferRequest, sizes: list[int]) -> None:
+        if len(sizes) != len(request.inputs) or len(document) > self.LARGEST:
+            return
+        mark = hash(document)
+        if mark not in self._seen:
+            if len(self._seen) >= 4 * self.MOST:
+                self._seen.clear()
+            self._seen.add(mark)
+            return
+        if len(self) >= self.MOST:
+            self.clear()
+        inputs = [
+            Tensor(item.name, item.datatype, item.shape, _NOTHING, item.parameters)
+            for item in request.inputs
+        ]
+        kept = InferRequest(inputs, request.id, request.parameters, request.outputs)
+        self[document] = _Known(kept, sizes, sum(sizes))
+
+
 _REQUEST: Final = msgspec.json.Decoder(_Request)
+_DOCUMENTS: Final = _KnownDocuments()
+_NOTHING: Final = np.empty(0)
 _INPUT_PATH: Final = re.compile(r"(inputs|outputs)\[(\d+)\]")
 
 
@@ -57,22 +101,47 @@ def decode_request(body: bytes | memoryview, json_length: int | None = None) -> 
     tensor.
     """
     if json_length is None:
-        document, binary = body, _NO_BYTES
-    else:
-        if not 0 < json_length <= len(body):
-            raise InvalidRequest(
-                f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} "
-                "bytes; it must be the length of the JSON at the body's beginning"
-            )
-        view = memoryview(body)
-        document, binary = view[:json_length], view[json_length:]
+        return _decode(body, _NO_BYTES, [])
+    if not 0 < json_length <= len(body):
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} "
+            "bytes; it must be the length of the JSON at the body's beginning"
+        )
+    document = bytes(body[:json_length])
+    binary = memoryview(body)[json_length:]
+    known = _DOCUMENTS.get(document)
+    if known is not None and known.size == len(binary):
+        return _filled(known, binary)
+    sizes: list[int] = []
+    request = _decode(document, binary, sizes)
+    _DOCUMENTS.offer(document, request, sizes)
+    return request
+
+
+def _filled(known: _Known, binary: memoryview) -> InferRequest:
+    """The request whose document is known, with the data that came behind it."""
+    like = known.request
+    inputs = []
+    offset = 0
+    for item, size in zip(like.inputs, known.sizes, strict=True):
+        data = tensors.parse_binary(
+            item.name, item.datatype, item.shape, binary[offset : offset + size]
+        )
+        inputs.append(Tensor(item.name, item.datatype, item.shape, data, item.parameters))
+        offset += size
+    parameters = like.parameters.copy()  # a model may change its own
+    return InferRequest(inputs, like.id, parameters, like.outputs)
+
+
+def _decode(document: bytes | memoryview, binary: memoryview, sizes: list[int]) -> InferRequest:
+    """`sizes` gets the bytes of each input that is in `binary`."""
     try:
         decoded = _REQUEST.decode(document)
     except json_errors.DECODING_ERRORS as error:
         raise _refusal(error, document) from None
     outputs = decoded.outputs
     request = InferRequest(
-        _decode_inputs(decoded.inputs, binary),
+        _decode_inputs(decoded.inputs, binary, sizes),
         decoded.id,
         decoded.parameters or {},  # type: ignore[arg-type]  # JSON by construction
         _decode_outputs(outputs) if outputs else [],
@@ -82,24 +151,27 @@ def decode_request(body: bytes | memoryview, json_length: int | None = None) -> 
     return request
 
 
-def _decode_inputs(inputs: list[_Input], binary: memoryview) -> list[Tensor]:
+def _decode_inputs(
+    inputs: list[_Input], binary: memoryview, sizes: list[int]
+) -> list[Tensor]:
     decoded = []
     offset = 0
     for item in inputs:
         name, datatype, parameters = item.name, item.datatype, item.parameters
         if datatype not in tensors.DTYPES:
-            raise InvalidInput(
-                f"input {name!r}: unknown datatype {datatype!r}; "
-                f"known are {', '.join(tensors.DTYPES)}"
-            )
+            v2_rules.check_datatype(name, datatype)
         shape = tuple(item.shape)
         if parameters and "binary_data_size" in parameters:
             size = _binary_size(item, len(binary) - offset)
             data = tensors.parse_binary(name, datatype, shape, binary[offset : offset + size])
             offset += size
+            sizes.append(size)
             del parameters["binary_data_size"]
         elif item.data is _ABSENT:
-            raise _no_data(item)
+            raise v2_rules.no_data(
+                name, parameters, "give 'data', or the parameter 'binary_data_size' and the bytes "
+                "after the JSON"
+            )
         else:
             data = tensors.parse_json(name, datatype, shape, item.data)
         decoded.append(Tensor(name, datatype, shape, data, parameters or {}))  # type: ignore[arg-type]
@@ -109,7 +181,7 @@ def _decode_inputs(inputs: list[_Input], binary: memoryview) -> list[Tensor]:
             f"{offset}"
         )
     if len(decoded) > 1:
-        _check_names("input", [tensor.name for tensor in decoded])
+        v2_rules.check_names("input", [tensor.name for tensor in decoded])
     return decoded
 
 
@@ -133,43 +205,19 @@ def _binary_size(item: _Input, left: int) -> int:
     return size
 
 
-def _no_data(item: _Input) -> InvalidInput:
-    if item.parameters and "shared_memory_region" in item.parameters:
-        return InvalidInput(
-            f"input {item.name!r}: shared memory is not supported; send 'data' or binary data"
-        )
-    return InvalidInput(
-        f"input {item.name!r} has no data: give 'data', or the parameter 'binary_data_size' and "
-        "the bytes after the JSON"
-    )
-
-
 def _decode_outputs(outputs: list[_Output]) -> list[RequestedOutput]:
     decoded = []
     for item in outputs:
         parameters: dict[str, JsonValue] = item.parameters or {}  # type: ignore[assignment]
         _check_flag(parameters, "binary_data", f"output {item.name!r}")
-        for extension in ("classification", "shared_memory_region"):
-            if extension in parameters:
-                # Answering in another form than was asked for would be a wrong answer.
-                raise InvalidRequest(
-                    f"output {item.name!r}: the parameter {extension!r} is not supported; "
-                    "leave it out"
-                )
         decoded.append(RequestedOutput(item.name, parameters))
-    _check_names("output", [output.name for output in decoded])
+    v2_rules.check_outputs(decoded)
     return decoded
 
 
 def _check_flag(parameters: dict[str, JsonValue], flag: str, owner: str) -> None:
     if not isinstance(parameters.get(flag, False), bool):
         raise InvalidRequest(f"{owner}: the parameter {flag!r} must be true or false")
-
-
-def _check_names(what: str, names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInput(f"{what} {twice!r} is given more than once")
 
 
 def _refusal(error: Exception, document: bytes | memoryview) -> InvalidRequest:
@@ -198,38 +246,58 @@ def encode_response(
     all is JSON.
 
     An output is binary if `request` says so, for it (`binary_data`) or for all
-    (`binary_data_output`). NaN and Infinity in JSON
-    become null. Raises InvalidRequest for BYTES that JSON cannot carry.
+    (`binary_data_output`). NaN and Infinity in JSON become null. Raises InvalidRequest for BYTES
+    that JSON cannot carry.
     """
-    default = bool(request.parameters) and request.parameters.get("binary_data_output", False)
-    wishes = {
-        output.name: output.parameters.get("binary_data", default) for output in request.outputs
-    }
-    outputs: list[dict[str, object]] = []
+    default = bool(request.parameters) and request.parameters.get("binary_data_output") is True
+    text = [_response_head(response.model_name, response.model_version)]
+    if response.id is not None:
+        text += (b'"id":', orjson.dumps(response.id), b",")
+    if response.parameters:
+        text += (b'"parameters":', orjson.dumps(response.parameters), b",")
+    text.append(b'"outputs":[')
     parts: list[bytes | memoryview] = []
+    following = b""
     for tensor in response.outputs:
-        output: dict[str, object] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-        }
-        if wishes.get(tensor.name, default):
+        text += (following, _output_head(tensor.name, tensor.datatype, tensor.shape))
+        if _wants_binary(request, tensor.name, default):
             data = tensors.to_binary(tensor.datatype, tensor.data)
-            output["parameters"] = {**tensor.parameters, "binary_data_size": len(data)}
             parts.append(data)
+            if tensor.parameters:
+                parameters = {**tensor.parameters, "binary_data_size": len(data)}
+                text += (b'"parameters":', orjson.dumps(parameters), b"}")
+            else:
+                text.append(b'"parameters":{"binary_data_size":%d}}' % len(data))
         else:
             if tensor.parameters:
-                output["parameters"] = tensor.parameters
-            output["data"] = tensors.to_json(tensor.name, tensor.datatype, tensor.data)
-        outputs.append(output)
-    document: dict[str, object] = {
-        "model_name": response.model_name,
-        "model_version": response.model_version,
-    }
-    if response.id is not None:
-        document["id"] = response.id
-    if response.parameters:
-        document["parameters"] = response.parameters
-    document["outputs"] = outputs
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+                text += (b'"parameters":', orjson.dumps(tensor.parameters), b",")
+            values = tensors.to_json(tensor.name, tensor.datatype, tensor.data)
+            text += (
+                b'"data":', orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY), b"}"
+            )
+        following = b","
+    text.append(b"]}")
+    head = b"".join(text)
     return [head, *parts], len(head) if parts else None
+
+
+def _wants_binary(request: InferRequest, name: str, default: bool) -> bool:
+    for output in request.outputs:
+        if output.name == name:
+            return output.parameters.get("binary_data", default) is True
+    return default
+
+
+# The beginnings of responses repeat: a model's name, an output's datatype and shape.
+
+
+@lru_cache(maxsize=4096)
+def _response_head(model: str, version: str) -> bytes:
+    return b'{"model_name":%b,"model_version":%b,' % (orjson.dumps(model), orjson.dumps(version))
+
+
+@lru_cache(maxsize=4096)
+def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return b'{"name":%b,"datatype":%b,"shape":%b,' % (
+        orjson.dumps(name), orjson.dumps(datatype), orjson.dumps(shape)
+    )

@@ -33,6 +33,7 @@ class Cache:
     ) -> None:
         self.options = options
         self.copies: dict[str, Copy] = {}
+        self._with_own_ttl: dict[str, Copy] = {}  # whose registration says an idle_ttl_s
         self.queue = LoadQueue()
         self.ledger = Ledger()
         self.sizes = Sizes()
@@ -89,7 +90,8 @@ class Cache:
 
     def idle(self, now: float) -> list[Copy]:
         """Ready copies whose time-to-live without a request has run out."""
-        return [copy for copy in self.copies.values() if self._is_idle(copy, now)]
+        copies = self.copies if self.options.idle_ttl_s > 0 else self._with_own_ttl
+        return [copy for copy in copies.values() if self._is_idle(copy, now)]
 
     def _is_idle(self, copy: Copy, now: float) -> bool:
         ttl_s = copy.revision.idle_ttl_s
@@ -142,6 +144,8 @@ class Cache:
         if copy is None:
             copy = Copy(revision, CopyState.QUEUED, urgency, reason, 0)
             self.copies[revision.id] = copy
+            if revision.idle_ttl_s is not None:
+                self._with_own_ttl[revision.id] = copy
             self.ledger.add(copy)
         if copy.state is CopyState.QUEUED:
             if urgency < copy.urgency:
@@ -195,3 +199,4 @@ class Cache:
         self.queue.remove(copy.revision.id)
         self.ledger.drop(copy)
         del self.copies[copy.revision.id]
+        self._with_own_ttl.pop(copy.revision.id, None)

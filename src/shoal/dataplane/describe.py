@@ -151,15 +151,19 @@ def _index_entry(model: ModelView, version: VersionView) -> dict[str, str]:
 def statistics(name: str, version: int, counted: Statistics) -> dict[str, object]:
     """Durations in nanoseconds, `last_inference` in milliseconds since the epoch, as Triton's.
 
-    Shoal runs one request an execution, so both counts are alike."""
+    An inference is a request, as in Triton where `max_batch_size` is 0; an execution is a call of
+    the model, for one request or for several together. `batch_size` is the number of these."""
     count = counted.successes
+    single, single_s = counted.single()
+    batches = {1: (single, single_s)} if single else {}
+    batches |= {size: (each.calls, each.calls_s) for size, each in sorted(counted.joined.items())}
     last_ms = round((time() - (perf_counter() - counted.last_at)) * 1e3) if counted.last_at else 0
     return {
         "name": name,
         "version": str(version),
         "last_inference": last_ms,
         "inference_count": count,
-        "execution_count": count,
+        "execution_count": sum(executions for executions, _ in batches.values()),
         "inference_stats": {
             "success": _duration(count, counted.success_s),
             "fail": _duration(counted.fails, counted.fail_s),
@@ -170,7 +174,16 @@ def statistics(name: str, version: int, counted: Statistics) -> dict[str, object
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },
-        "batch_stats": [],
+        "batch_stats": [
+            {
+                "batch_size": size,
+                # Joining tensors and splitting the answer are part of the inference.
+                "compute_input": _duration(executions, 0.0),
+                "compute_infer": _duration(executions, seconds),
+                "compute_output": _duration(executions, 0.0),
+            }
+            for size, (executions, seconds) in batches.items()
+        ],
     }
 
 

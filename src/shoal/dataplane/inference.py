@@ -7,7 +7,7 @@ take the asynchronous way. Must not know HTTP or gRPC: a `Call` reads and writes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 from time import perf_counter
@@ -125,7 +125,18 @@ class Inference:
             name = copy.revision.model
             statistics = self.statistics(name, copy.revision.version)
             plan = copy.attachment = Plan(copy, self._instance.metrics.model(name), statistics)
+            copy.on_joined = self._counting_joined(statistics)
         return plan
+
+    def _counting_joined(self, statistics: Statistics) -> Callable[[int, int, float], None]:
+        """What a copy calls when requests ran as one."""
+        metrics = self._instance.metrics
+
+        def count(calls: int, answered: int, seconds: float) -> None:
+            statistics.count_joined(calls, answered, seconds)
+            metrics.joined(calls)
+
+        return count
 
     def statistics(self, name: str, version: int) -> Statistics:
         """Kept as long as the model is registered."""
@@ -237,17 +248,19 @@ class Inference:
         took_s = ended - call.started
         activity, statistics = self._activity, plan.statistics
         activity.requests += 1
+        activity.latency.observe(took_s, ended)
+        if queue_s or load_s:
+            plan.metrics.request(call.protocol, "200", took_s)
+            plan.metrics.stages(queue_s, load_s, compute_s)
+            statistics.queue_s += queue_s + load_s
+        else:
+            plan.metrics.at_once(call.protocol, took_s, compute_s)
         if not load_s:
             activity.hits += 1
-        activity.latency.observe(took_s, ended)
-        plan.metrics.request(call.protocol, "200", took_s)
-        plan.metrics.stages(queue_s, load_s, compute_s)
         statistics.successes += 1
         statistics.success_s += took_s
-        statistics.queue_s += queue_s + load_s
         statistics.decode_s += decoded_at - call.started - load_s
         statistics.compute_s += compute_s
-        statistics.encode_s += max(ended - decoded_at - queue_s - compute_s, 0.0)
         statistics.last_at = ended
         if self._log_requests:
             self._log(call, "200", took_s)
@@ -255,7 +268,7 @@ class Inference:
 
     def count_unreached(self, protocol: str, error: ShoalError) -> None:
         """A request that failed before it could name a model; `protocol`: by its path."""
-        if protocol in ("v1", "v2"):
+        if protocol in ("v1", "v2", "grpc"):
             self._activity.requests += 1
             self._activity.failed += 1
             self._instance.metrics.no_model.request(protocol, str(http_status(error)), 0.0)

@@ -77,13 +77,12 @@ class RequestCheck:
         names."""
         if not request.outputs or not self._outputs:
             return self._default_outputs
-        names = tuple(output.name for output in request.outputs)
-        for name in names:
-            if name not in self._outputs:
-                raise InvalidInput(
-                    f"output {name!r} is not one of the model's: "
-                    f"{_names(self._signature.outputs)}"
-                )
+        names = tuple([output.name for output in request.outputs])
+        if not self._outputs.issuperset(names):
+            unknown = next(name for name in names if name not in self._outputs)
+            raise InvalidInput(
+                f"output {unknown!r} is not one of the model's: {_names(self._signature.outputs)}"
+            )
         return names
 
     def _any_arrays(self, request: InferRequest) -> Arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 else:  # msgspec resolves annotations but takes no recursive alias; Any decodes just JSON's values
     JsonValue = Any
 
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 # Characters that need no escaping in a URL path segment; Kubernetes names are a subset.
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,253}")
 
@@ -50,6 +51,8 @@ class ModelSpec(
     name: as in request paths; letters, digits, `_`, `.`, `-`.
     uri: a local path or `file://` URI of the artifact or of a folder in a known layout.
     format: `sklearn`, `onnx`, …; None: recognised from the files.
+    digest: `sha256:` and 64 hex digits: what the artifact's content must be, as `sha256sum` tells
+        of a file; None: whatever lies there when it is registered.
     version_policy: which numeric version folders are served.
     inputs, outputs: replace what the framework says; empty: the framework's word.
     options: handed to the runtime, which documents them.
@@ -59,6 +62,12 @@ class ModelSpec(
         `cache.idle_ttl_s`.
     memory_bytes: taken as the copy's size instead of measuring it.
     max_concurrency: calls at once into one copy; None: the runtime's default.
+    max_batch_rows: rows of several requests that may run as one call; 1: none; None: what the
+        runtime says, or `request.max_batch_rows` after a trial.
+    max_batch_delay_ms: how long a request may wait for others to run with; None: the setting
+        `request.max_batch_delay_ms`.
+    optimize: `auto`: run in a faster form when there is one whose answers are the same within a
+        tolerance; `off`: as its own framework runs it; None: the setting `load.optimize`.
     repeatable: an inference that may have run may be run again after a failure.
     labels: free text pairs, for filters.
     """
@@ -66,6 +75,7 @@ class ModelSpec(
     name: str
     uri: str
     format: str | None = None
+    digest: str | None = None
     version_policy: VersionPolicy = VersionPolicy()
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -75,6 +85,9 @@ class ModelSpec(
     idle_ttl_s: float | None = None
     memory_bytes: int | None = None
     max_concurrency: int | None = None
+    max_batch_rows: int | None = None
+    max_batch_delay_ms: float | None = None
+    optimize: Literal["auto", "off"] | None = None
     repeatable: bool = True
     labels: dict[str, str] = {}
 
@@ -85,7 +98,8 @@ class Revision(
     """One immutable, loadable state of one version of a model.
 
     uri: where the artifact lies: a file, or the folder its framework reads.
-    artifact_digest: of the artifact's content; files_bytes: their size on disk.
+    artifact_digest: of the artifact's content; files_bytes: their size on disk, 0 while nobody has
+        read them.
     id: `<model>@<version>-<12 hex digits>`, a digest of all other fields; see `revision_id`.
     """
 
@@ -104,6 +118,9 @@ class Revision(
     idle_ttl_s: float | None = None
     memory_bytes: int | None = None
     max_concurrency: int | None = None
+    max_batch_rows: int | None = None
+    max_batch_delay_ms: float | None = None
+    optimize: Literal["auto", "off"] | None = None
     repeatable: bool = True
 
 
@@ -139,7 +156,8 @@ def make_revision(spec: ModelSpec, *, version: int, uri: str, format: str, artif
         options={**(options or {}), **spec.options},
         pin=spec.pin, priority=spec.priority, idle_ttl_s=spec.idle_ttl_s,
         memory_bytes=spec.memory_bytes, max_concurrency=spec.max_concurrency,
-        repeatable=spec.repeatable,
+        max_batch_rows=spec.max_batch_rows, max_batch_delay_ms=spec.max_batch_delay_ms,
+        optimize=spec.optimize, repeatable=spec.repeatable,
     )
     return msgspec.structs.replace(draft, id=revision_id(draft))
 
@@ -157,6 +175,11 @@ def check_spec(spec: ModelSpec) -> None:
         raise InvalidSpecification(
             f"model {spec.name!r}: 'uri' is empty; say where the artifact lies"
         )
+    if spec.digest is not None and not DIGEST.fullmatch(spec.digest):
+        raise InvalidSpecification(
+            f"model {spec.name!r}: digest {spec.digest!r} is not 'sha256:' and 64 digits of 0-9, "
+            "a-f; `sha256sum` prints them of a file"
+        )
     policy = spec.version_policy
     if policy.latest is not None and policy.specific is not None:
         raise InvalidSpecification(
@@ -166,7 +189,10 @@ def check_spec(spec: ModelSpec) -> None:
         raise InvalidSpecification(
             f"model {spec.name!r}: version_policy.latest is {policy.latest}; it must be at least 1"
         )
-    for field, least in (("idle_ttl_s", 0.0), ("memory_bytes", 1), ("max_concurrency", 1)):
+    for field, least in (
+        ("idle_ttl_s", 0.0), ("memory_bytes", 1), ("max_concurrency", 1), ("max_batch_rows", 1),
+        ("max_batch_delay_ms", 0.0),
+    ):
         value = getattr(spec, field)
         if value is not None and value < least:
             raise InvalidSpecification(

@@ -26,6 +26,8 @@ class State(enum.StrEnum):
 
 
 class VersionView(msgspec.Struct, frozen=True):
+    """`optimized`: what came of looking for a faster form of the copy in memory."""
+
     version: int
     revision: str
     state: State
@@ -37,6 +39,7 @@ class VersionView(msgspec.Struct, frozen=True):
     last_used: float | None = None
     requests: int = 0
     error: str | None = None
+    optimized: str | None = None
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -66,6 +69,41 @@ class ModelPage(msgspec.Struct, frozen=True):
     models: list[ModelView]
     total: int
     next: str | None = None
+
+
+class Registered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one model of a batch.
+
+    unchanged: it was registered just so already, or unregistered, and nothing was written.
+    error, code, retryable: of the failure, as in ErrorView; absent when `ok`.
+    """
+
+    name: str
+    ok: bool
+    unchanged: bool = False
+    error: str | None = None
+    code: str | None = None
+    retryable: bool | None = None
+
+
+class BatchOutcome(msgspec.Struct, frozen=True):
+    """What became of a batch.
+
+    results: of each model, in the order of the request.
+    registered, unchanged, failed: how many of each; for a batch that unregisters, `registered`
+        counts the models that were unregistered.
+    """
+
+    results: list[Registered]
+    registered: int
+    unchanged: int
+    failed: int
+
+    @staticmethod
+    def of(results: list[Registered]) -> BatchOutcome:
+        failed = sum(not result.ok for result in results)
+        unchanged = sum(result.unchanged for result in results)
+        return BatchOutcome(results, len(results) - failed - unchanged, unchanged, failed)
 
 
 class EventView(msgspec.Struct, frozen=True):
@@ -130,6 +168,7 @@ class InstanceView(msgspec.Struct, frozen=True):
     pressure: float
     cache_age_s: float | None
     thrashing: bool
+    grpc_address: str = ""
 
 
 class Latency(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from shoal.domain.errors import (
 )
 from shoal.domain.model import ModelSpec, check_spec
 from shoal.domain.views import (
+    BatchOutcome,
     EventPage,
     InstanceView,
     ModelPage,
@@ -48,38 +49,16 @@ from shoal.management.requests import (
     EventsQuery,
     LoadQuery,
     ModelsQuery,
+    Names,
+    ReadQuery,
     RegisterQuery,
     UnnamedModelSpec,
 )
 from shoal.node.control import Control, ModelFilter
 
 API: Final = "/api/v1"
-_BATCH_BYTES: Final = 8 * 1024 * 1024  # room for 1,000 specifications with their tensors
+_BATCH_BYTES: Final = 16 * 1024 * 1024  # room for 5,000 specifications with their tensors
 _WRITES: Final = (ArtifactError, Conflict, StoreUnavailable, ShuttingDown)
-
-class Registered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one model of a batch.
-
-    error, code, retryable: of the failure, as in ErrorView; absent when `ok`.
-    """
-
-    name: str
-    ok: bool
-    error: str | None = None
-    code: str | None = None
-    retryable: bool | None = None
-
-
-class BatchOutcome(msgspec.Struct, frozen=True):
-    """What became of a batch.
-
-    results: of each model, in the order of the request.
-    registered, failed: how many of each.
-    """
-
-    results: list[Registered]
-    registered: int
-    failed: int
 
 
 class Models:
@@ -92,7 +71,7 @@ class Models:
     async def list_models(self, query: ModelsQuery) -> Response:
         """A page of the registered models, by name."""
         wanted = ModelFilter(**msgspec.structs.asdict(query))
-        return json_response(self._control.list_models(wanted))
+        return json_response(await self._control.list_models(wanted))
 
     @operation("POST", f"{API}/models", answers={201: ModelView}, raises=_WRITES)
     async def register_model(self, query: RegisterQuery, body: ModelSpec) -> Response:
@@ -100,7 +79,7 @@ class Models:
 
         The artifact is looked at, not loaded: the next request for the model loads it.
         """
-        view = await self._control.register(body, create=query.create)
+        view = await self._control.register(body, create=query.create, read=query.read)
         return json_response(view, 201, {"Location": f"{API}/models/{view.name}"})
 
     @operation(
@@ -110,24 +89,34 @@ class Models:
         raises=(InvalidSpecification,),
         max_body_bytes=_BATCH_BYTES,
     )
-    async def register_models(self, body: Batch) -> Response:
-        """Register up to 1,000 models, each as if alone.
+    async def register_models(self, query: ReadQuery, body: Batch) -> Response:
+        """Register up to 5,000 models, each as if alone.
 
         What is wrong with the form of any of them refuses the whole batch before the first is
         registered; whatever fails later is told in that model's result, and the others go on.
+        What is registered just so already is left as it is: a batch may be sent again.
         """
         for index, spec in enumerate(body):
             try:
                 check_spec(spec)
             except InvalidSpecification as error:
                 raise InvalidSpecification(f"[{index}]: {error.message}") from None
-        results: list[Registered] = []
-        seen: set[str] = set()
-        for spec in body:
-            results.append(await self._register_one(spec, again=spec.name in seen))
-            seen.add(spec.name)
-        registered = sum(result.ok for result in results)
-        return json_response(BatchOutcome(results, registered, len(results) - registered))
+        results = await self._control.register_all(body, read=query.read)
+        return json_response(BatchOutcome.of(results))
+
+    @operation(
+        "POST",
+        f"{API}/models:unregister",
+        answers={200: BatchOutcome},
+        raises=(InvalidSpecification,),
+        max_body_bytes=_BATCH_BYTES,
+    )
+    async def unregister_models(self, body: Names) -> Response:
+        """Forget up to 5,000 models by their names. Their files stay where they are.
+
+        Names that are not registered count as unchanged: a batch may be sent again.
+        """
+        return json_response(BatchOutcome.of(await self._control.unregister_all(body)))
 
     @operation("GET", f"{API}/models/{{name}}", answers={200: ModelView}, raises=(ModelNotFound,))
     async def get_model(self, name: str) -> Response:
@@ -135,7 +124,7 @@ class Models:
         return json_response(self._control.model(name))
 
     @operation("PUT", f"{API}/models/{{name}}", answers={200: ModelView}, raises=_WRITES)
-    async def put_model(self, name: str, body: UnnamedModelSpec) -> Response:
+    async def put_model(self, name: str, query: ReadQuery, body: UnnamedModelSpec) -> Response:
         """Register a model under the name in the path, or replace what is registered there.
 
         The name may be left out of the body; when it is there, it must be the path's.
@@ -146,7 +135,7 @@ class Models:
                 "leave the name out of the body"
             )
         spec = ModelSpec(**{**msgspec.structs.asdict(body), "name": name})
-        return json_response(await self._control.register(spec))
+        return json_response(await self._control.register(spec, read=query.read))
 
     @operation(
         "DELETE",
@@ -192,15 +181,6 @@ class Models:
         """Why a model is loaded, or why it is not."""
         return json_response(self._control.explain(name))
 
-    async def _register_one(self, spec: ModelSpec, *, again: bool) -> Registered:
-        try:
-            if again:
-                raise Conflict(f"model {spec.name!r} is in this batch twice; the first one counts")
-            await self._control.register(spec)
-        except ShoalError as error:
-            return Registered(spec.name, False, error.message, error.code, error.retryable)
-        return Registered(spec.name, True)
-
 
 class Instance:
     """Operations on what runs."""
@@ -226,7 +206,7 @@ class Instance:
     @operation("GET", f"{API}/status", answers={200: Status})
     async def get_status(self) -> Response:
         """How it goes: totals, latencies, the busiest models, and problems to look at."""
-        return json_response(self._control.status())
+        return json_response(await self._control.status())
 
 
 def create_app(control: Control, expose: Expose) -> Starlette:

@@ -25,7 +25,7 @@ from shoal.domain.errors import (
     NotAllowed,
     ShoalError,
 )
-from shoal.domain.model import MODEL_NAME, ModelSpec, VersionPolicy
+from shoal.domain.model import DIGEST, MODEL_NAME, ModelSpec, VersionPolicy
 from shoal.domain.signature import DATATYPES, TensorSpec
 from shoal.management.errors import REQUEST_ID, ErrorView
 from shoal.management.operation import SAFE_METHODS, Media, Operation, json_response, operation
@@ -49,9 +49,12 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     ModelSpec: {
         "name": _NAME,
         "uri": {"minLength": 1},
+        "digest": {"pattern": f"^{DIGEST.pattern}$"},
         "idle_ttl_s": {"minimum": 0},
         "memory_bytes": {"minimum": 1},
         "max_concurrency": {"minimum": 1},
+        "max_batch_rows": {"minimum": 1},
+        "max_batch_delay_ms": {"minimum": 0},
     },
     UnnamedModelSpec: {"name": {"pattern": f"^({MODEL_NAME.pattern})?$"}},
     VersionPolicy: {"latest": {"minimum": 1}},

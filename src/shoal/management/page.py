@@ -31,7 +31,7 @@ class Page:
     async def index(self) -> Response:
         """What runs here, on one page, with the way to all else."""
         return Response(
-            self._template.render(status=self._control.status()),
+            self._template.render(status=await self._control.status()),
             media_type="text/html",
             headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"},
         )

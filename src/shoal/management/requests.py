@@ -5,19 +5,24 @@ The docstrings are what the OpenAPI document says of each.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from shoal.domain.model import ModelSpec
 from shoal.domain.views import State
 
+MAX_BATCH: Final = 5_000
+"""Models of one batch: some MiB of JSON, which is read and answered in some 10 ms beside the time
+that the files and the registry take."""
+
 Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Text = Annotated[str, msgspec.Meta(max_length=254)]
 NonEmptyText = Annotated[str, msgspec.Meta(min_length=1, max_length=254)]
-Batch = Annotated[list[ModelSpec], msgspec.Meta(max_length=1000)]
+Batch = Annotated[list[ModelSpec], msgspec.Meta(max_length=MAX_BATCH)]
+Names = Annotated[list[Text], msgspec.Meta(max_length=MAX_BATCH)]
 
 
 class ModelsQuery(msgspec.Struct, frozen=True):
@@ -43,9 +48,22 @@ class RegisterQuery(msgspec.Struct, frozen=True):
     """How to register.
 
     create: refuse with 409 when the name is taken, instead of replacing.
+    read: look at the files now; `false`: `format` and `digest` must be given, and are compared
+        with the files when the model is loaded.
     """
 
     create: bool = False
+    read: bool = True
+
+
+class ReadQuery(msgspec.Struct, frozen=True):
+    """Whether to look at files.
+
+    read: look at the files now; `false`: `format` and `digest` must be given, and are compared
+        with the files when the model is loaded.
+    """
+
+    read: bool = True
 
 
 class LoadQuery(msgspec.Struct, frozen=True):

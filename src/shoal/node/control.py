@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from shoal.domain.views import (
     ModelPage,
     ModelView,
     Outcome,
+    Registered,
     SettingView,
     State,
     Status,
@@ -38,17 +40,30 @@ class ModelFilter:
 class Control(Protocol):
     """Errors are those of `domain.errors`; what is unknown, ModelNotFound or VersionNotFound."""
 
-    def list_models(self, wanted: ModelFilter) -> ModelPage: ...
+    async def list_models(self, wanted: ModelFilter) -> ModelPage:
+        """In turns with other requests, however many models there are."""
 
     def model(self, name: str) -> ModelView: ...
 
     def explain(self, name: str) -> Story: ...
 
-    async def register(self, spec: ModelSpec, *, create: bool = False) -> ModelView:
-        """Declare or replace. `create`: Conflict when the name is taken. Raises
-        InvalidSpecification, ArtifactError; Conflict too when a watched folder declares it."""
+    async def register(
+        self, spec: ModelSpec, *, create: bool = False, read: bool = True
+    ) -> ModelView:
+        """Declare or replace. `create`: Conflict when the name is taken. `read`: look at the files
+        now; otherwise the specification must say format and digest, and the load checks them.
+        Raises InvalidSpecification, ArtifactError; Conflict too when a watched folder declares
+        it."""
+
+    async def register_all(
+        self, specs: Sequence[ModelSpec], *, read: bool = True
+    ) -> list[Registered]:
+        """Each as if alone, and told of alone; what is registered just so already is unchanged."""
 
     async def unregister(self, name: str) -> None: ...
+
+    async def unregister_all(self, names: Sequence[str]) -> list[Registered]:
+        """Each as if alone; what is not registered is unchanged."""
 
     async def load(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
         """Take back into service and load now. `wait`: until ready; raises LoadFailed, NoRoom."""
@@ -60,7 +75,7 @@ class Control(Protocol):
 
     def instances(self) -> list[InstanceView]: ...
 
-    def status(self) -> Status: ...
+    async def status(self) -> Status: ...
 
     def settings_in_force(self) -> list[SettingView]: ...
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Final
 
 from shoal.core.copies import CopyState, Urgency
@@ -23,13 +25,18 @@ from shoal.domain.events import served
 from shoal.domain.model import ModelRecord, Revision
 from shoal.domain.reasons import Reason
 from shoal.node.activity import Activity
+from shoal.node.contents import Contents
 from shoal.node.journal import Journal
 from shoal.node.live import LiveCopy, Running
 from shoal.node.loader import Loaded, Loader
 from shoal.node.machine import resident_bytes, trim_heap
-from shoal.node.replica import Replica, Usage
+from shoal.node.optimizing import Optimizer
+from shoal.node.replica import Replica
+from shoal.node.resident import Resident
 from shoal.node.threads import run_apart
 from shoal.node.tickets import Tickets
+from shoal.node.turns import Turns
+from shoal.node.usage import Usage
 from shoal.observability.logs import get_logger
 from shoal.observability.metrics import Metrics
 from shoal.ports import Clock, KVStore
@@ -37,6 +44,7 @@ from shoal.settings import Settings
 
 TICK_S: Final = 1.0
 FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
+_REPORTED: Final = 128  # copies whose uses are looked at in one go
 FILL_BATCHES: Final = 8  # looked at in one go when nothing of them fits
 
 log = get_logger("shoal.node")
@@ -44,7 +52,7 @@ log = get_logger("shoal.node")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `app` composes an instance of."""
+    """What `app` composes an instance of. contents: of the store; None: not read yet."""
 
     store: KVStore
     loader: Loader
@@ -52,6 +60,7 @@ class Parts:
     metrics: Metrics
     clock: Clock
     budget_bytes: int
+    contents: Contents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Instance:
         self.core = Core(_options(settings, parts.budget_bytes))
         self.journal = Journal(parts.clock)
         self.activity = Activity()
+        self.optimizer = Optimizer(settings.load.optimize, self.journal, self._from_thread)
         self.replica = Replica(
             parts.store, self._on_declaration,
             lambda message: self.journal.note("registry_problem", message),
@@ -91,21 +101,25 @@ class Instance:
         self._loop = asyncio.get_running_loop()
         self.tickets = Tickets(lambda ticket: self.send(on.TicketAbandoned(ticket)))
         self._to_fill: deque[str] = deque()
+        self._never_used: Iterator[str] = iter(())  # to fill with when `_to_fill` is empty
         self._baseline_bytes = resident_bytes()
         self._trim_wanted = False
+        self._resident = Resident()
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Read the registry and begin to fill the cache. Raises StoreUnavailable."""
-        await self.replica.start()
+        pinned = await self.replica.start(self._parts.contents)
+        turns = Turns()
         for name, usage in self.replica.usage.items():
             if usage.size_bytes and name in self.replica:
                 self.send(on.SizeRemembered(usage.artifact_digest, usage.size_bytes))
-        for name in self.replica.names_after(None):
-            record = self.replica.get(name)
-            if record is not None and record.spec.pin:
+            if turns.is_over():
+                await turns.rest()
+        for name in pinned:
+            if (record := self.replica.get(name)) is not None:
                 self.send(on.ModelDeclared(record))
         self._tasks = [
             asyncio.create_task(self._tick_for_ever()),
@@ -116,10 +130,12 @@ class Instance:
         """Offer what is registered to the core, the most recently used first."""
         if self.settings.cache.fill == "none":
             return
-        names = self.replica.by_last_use()
-        if self.settings.cache.fill == "recent":
-            names = [name for name in names if name in self.replica.usage]
-        self._to_fill = deque(names)
+        used = self.replica.by_last_use()
+        self._to_fill = deque(used)
+        if self.settings.cache.fill == "all":
+            before = set(used)
+            names = self.replica.names_after(None)
+            self._never_used = (name for name in names if name not in before)
         self._offer_fill()
 
     def drain(self) -> None:
@@ -133,7 +149,7 @@ class Instance:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._report_uses()
+        self._report_uses(self.live.values())
         await self.replica.stop()
         self.tickets.close()
         self._parts.running.pool.shutdown(wait=False, cancel_futures=True)
@@ -190,8 +206,10 @@ class Instance:
 
     def _on_declaration(self, name: str, record: ModelRecord | None) -> None:
         self.invalid.discard(name)
+        alone = not self.replica.in_bulk  # else whoever asked for it tells of all together
         if record is None:
-            self.journal.note("removed", f"model {name!r} is no longer registered", model=name)
+            if alone:
+                self.journal.note("removed", f"model {name!r} is no longer registered", model=name)
             self.send(on.ModelRemoved(name))
             self.metrics.forget(name)
             if self.on_removed is not None:
@@ -203,7 +221,7 @@ class Instance:
             self.journal.note("model_problem", record.problem, model=name)
         if not record.revisions:
             self.invalid.add(name)
-        else:
+        elif alone:
             self.journal.note("declared", f"model {name!r} is registered with {what}", model=name)
         self.send(on.ModelDeclared(record))
         if self.settings.cache.fill == "all" and not self.starting and not record.spec.pin:
@@ -288,7 +306,11 @@ class Instance:
     def _loaded(self, revision: Revision, loaded: Loaded) -> None:
         copy = LiveCopy(revision, loaded.model, self._parts.running)
         copy.size_bytes = loaded.size_bytes
+        copy.tell = partial(
+            self.journal.note, "batching_stopped", model=revision.model, revision=revision.id
+        )
         self.live[revision.id] = copy
+        self._resident.came()
         self._baseline_bytes += loaded.framework_bytes
         self.metrics.loaded(loaded.load_s, loaded.size_bytes)
         for note in loaded.notes:
@@ -322,6 +344,8 @@ class Instance:
 
     def _unload(self, command: do.UnloadCopy) -> None:
         copy = self.live.pop(command.revision)
+        self._resident.leaves(self.clock.monotonic())
+        self.optimizer.forget(copy)
         revision = copy.revision
         if command.reason is Reason.ROOM:
             self.metrics.evicted(command.reason)
@@ -367,26 +391,32 @@ class Instance:
             await asyncio.sleep(TICK_S)
             now = self.clock.monotonic()
             try:
-                self.tick(now - last)
+                await self.tick(now - last)
             except Exception:  # a defect of ours; the next tick must come all the same
                 log.exception("a tick failed")
             last = now
 
-    def tick(self, span_s: float) -> None:
-        """What is done once a second; `span_s`: since the last time."""
-        self._report_uses(span_s)
+    async def tick(self, span_s: float) -> None:
+        """What is done once a second, in turns with requests; `span_s`: since the last time."""
+        turns = Turns()
+        copies = iter(list(self.live.values()))
+        while some := list(islice(copies, _REPORTED)):
+            self._report_uses(some, span_s)
+            if turns.is_over():
+                await turns.rest()
         self._give_up_hanging_loads()
         grown = max(resident_bytes() - self._baseline_bytes, 0)
         self.send(on.MemoryMeasured(grown))
         self.send(on.Ticked())
         self._offer_fill()
+        self._resident.tick(len(self.live), self.clock.monotonic())
         if self._trim_wanted:
             self._trim_wanted = False
             run_apart("shoal-trim", trim_heap)
 
-    def _report_uses(self, span_s: float = TICK_S) -> None:
+    def _report_uses(self, copies: Iterable[LiveCopy], span_s: float = TICK_S) -> None:
         now = self.clock.monotonic()
-        uses = [use for copy in self.live.values() if (use := self._report_use(copy, now, span_s))]
+        uses = [use for copy in copies if (use := self._report_use(copy, now, span_s))]
         if uses:
             self.send(on.UsesReported(tuple(uses)))
 
@@ -397,6 +427,7 @@ class Instance:
             return None
         busy_s = copy.busy_s - copy.reported_s
         copy.reported_uses, copy.reported_s = copy.uses, copy.busy_s
+        self.optimizer.consider(copy)
         name = copy.revision.model
         self.activity.tick(name, count, busy_s, span_s or TICK_S, now)
         used_at = self.clock.wall() - (now - copy.last_used)
@@ -416,15 +447,26 @@ class Instance:
         if self.draining or self.starting or under_way > FILL_QUEUE // 2:
             return
         for _ in range(FILL_BATCHES):
-            if not self._to_fill or cache.room_to_fill_bytes <= 0:
+            if cache.room_to_fill_bytes <= 0 or not (names := self._next_to_fill()):
                 break
-            names = [self._to_fill.popleft() for _ in range(min(FILL_QUEUE, len(self._to_fill)))]
-            records = [record for name in names if (record := self.replica.get(name)) is not None]
+            records = [record for name in names if (record := self._fillable(name)) is not None]
             self.send(on.FillOffered(tuple(records)))
-            left = [name for name in names if name in self.replica and name not in self.core.models]
+            left = [each.name for each in records if each.name not in self.core.models]
             if under_way or len(left) < len(records):
                 self._to_fill.extendleft(reversed(left))
                 break
+
+    def _fillable(self, name: str) -> ModelRecord | None:
+        """Files that nobody has read may not be there: who asks for the model finds out."""
+        record = self.replica.get(name)
+        if record is None or not record.revisions:
+            return None
+        unread = record.revisions[-1].files_bytes == 0 and name not in self.replica.usage
+        return None if unread else record
+
+    def _next_to_fill(self) -> list[str]:
+        names = [self._to_fill.popleft() for _ in range(min(FILL_QUEUE, len(self._to_fill)))]
+        return names or list(islice(self._never_used, FILL_QUEUE))
 
     async def _save_usage_for_ever(self) -> None:
         while True:

@@ -104,6 +104,11 @@ class Loader:
         path = Path(revision.uri)
         runtime = self._runtimes.get(revision.format)
         check_trusted(path, revision.format, runtime.runs_code(path), self._trusted)
+        self.check_options(revision)
+
+    def check_options(self, revision: Revision) -> None:
+        """Raise InvalidSpecification for options that the format does not take."""
+        runtime = self._runtimes.get(revision.format)
         unknown = set(revision.options) - set(runtime.options or ())
         if unknown and runtime.options is not None:
             known = ", ".join(runtime.options) or "none"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import shoal
@@ -23,22 +23,26 @@ from shoal.domain.views import (
     ModelPage,
     ModelView,
     Outcome,
+    Registered,
     SettingView,
-    State,
     Status,
     Story,
     Totals,
 )
 from shoal.node import story
 from shoal.node.activity import latency_view
+from shoal.node.bulk import Bulk
+from shoal.node.catalogue import Catalogue
 from shoal.node.control import ModelFilter
 from shoal.node.instance import Instance
 from shoal.node.machine import resident_bytes
+from shoal.node.turns import Turns
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.settings import Configuration, setting_fields, value_of
-from shoal.storage.declare import declare
+from shoal.storage.declare import declare, declare_unread
 
 BUSIEST: Final = 20
+_MOST_PROBLEMS: Final = 100
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class Identity:
     id: str
     started_at: float
     http_address: str = ""
+    grpc_address: str = ""
     management_address: str = ""
 
 
@@ -61,27 +66,13 @@ class Operations:
         self._runtimes = runtimes
         self._configuration = configuration
         self._identity = identity
+        self._catalogue = Catalogue(instance)
+        self._bulk = Bulk(instance, self._refusal)
 
     # --- models ---------------------------------------------------------------------------------
 
-    def list_models(self, wanted: ModelFilter) -> ModelPage:
-        replica = self._instance.replica
-        if not (wanted.state or wanted.contains or wanted.format or wanted.label):
-            names = list(_first(replica.names_after(wanted.after), wanted.limit + 1))
-            records = [record for name in names[: wanted.limit] if (record := replica.get(name))]
-            models = [story.view(self._instance, record) for record in records]
-            more = len(names) > wanted.limit
-            return ModelPage(models, len(replica), models[-1].name if more else None)
-        matching = [
-            model for name in replica.names_after(None)
-            if (wanted.contains or "") in name
-            and (record := replica.get(name)) is not None
-            and _matches(model := story.view(self._instance, record), wanted)
-        ]
-        page = [model for model in matching if wanted.after is None or model.name > wanted.after]
-        more = len(page) > wanted.limit
-        page = page[: wanted.limit]
-        return ModelPage(page, len(matching), page[-1].name if more else None)
+    async def list_models(self, wanted: ModelFilter) -> ModelPage:
+        return await self._catalogue.page(wanted)
 
     def model(self, name: str) -> ModelView:
         return story.view(self._instance, self._instance.record(name))
@@ -89,13 +80,15 @@ class Operations:
     def explain(self, name: str) -> Story:
         return story.tell(self._instance, self._instance.record(name))
 
-    async def register(self, spec: ModelSpec, *, create: bool = False) -> ModelView:
+    async def register(
+        self, spec: ModelSpec, *, create: bool = False, read: bool = True
+    ) -> ModelView:
         known = self._instance.replica.get(spec.name)
         self._check_owner(known)
         if create and known is not None:
             raise Conflict(f"model {spec.name!r} is registered already; register it without "
                            "'create' to replace it")
-        record = await asyncio.to_thread(self._declare, spec)
+        record = await asyncio.to_thread(self._declare if read else self._declare_unread, spec)
         await self._instance.replica.put(record)
         return story.view(self._instance, record)
 
@@ -106,9 +99,26 @@ class Operations:
             self._instance.loader.check(revision)
         return record
 
+    def _declare_unread(self, spec: ModelSpec) -> ModelRecord:
+        """Whether its code may run is asked when it is loaded: its place may not exist yet."""
+        record = declare_unread(
+            spec, self._runtimes, registered_at=self._instance.clock.wall())
+        for revision in record.revisions:
+            self._instance.loader.check_options(revision)
+        return record
+
+    async def register_all(
+        self, specs: Sequence[ModelSpec], *, read: bool = True
+    ) -> list[Registered]:
+        declare = self._declare if read else self._declare_unread
+        return await self._bulk.register(specs, declare)
+
     async def unregister(self, name: str) -> None:
         self._check_owner(self._instance.record(name))
         await self._instance.replica.delete(name)
+
+    async def unregister_all(self, names: Sequence[str]) -> list[Registered]:
+        return await self._bulk.unregister(names)
 
     async def load(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
         return await self._ask(on.LoadAsked, name, version, wait=wait)
@@ -134,10 +144,17 @@ class Operations:
                        round(clock.monotonic() - started, 6))
 
     def _check_owner(self, record: ModelRecord | None) -> None:
-        if record is not None and record.origin != "api":
-            folder = record.origin.removeprefix("folder:")
-            raise Conflict(f"model {record.name!r} is declared by the watched folder {folder}; "
-                           "change it there")
+        if record is not None and (refusal := self._refusal(record.name)) is not None:
+            raise refusal
+
+    def _refusal(self, name: str) -> Conflict | None:
+        """Why what is declared under `name` must not be changed from here."""
+        if not self._instance.replica.is_local(name):
+            return None
+        record = self._instance.replica.get(name)
+        folder = record.origin.removeprefix("folder:") if record is not None else "?"
+        return Conflict(f"model {name!r} is declared by the watched folder {folder}; change it "
+                        "there")
 
     # --- the instance ---------------------------------------------------------------------------
 
@@ -168,16 +185,19 @@ class Operations:
             pressure=cache.ledger.pressure_per_h(cache.capacity_bytes, now),
             cache_age_s=cache.ledger.cache_age_s,
             thrashing=cache.is_thrashing(now),
+            grpc_address=identity.grpc_address,
         )]
 
-    def status(self) -> Status:
+    async def status(self) -> Status:
         instance = self._instance
+        by_state = await self._catalogue.by_state()
+        problems = await self._problems()
         activity, ledger = instance.activity, instance.core.cache.ledger
         now = instance.clock.monotonic()
         return Status(
             ready=not self.problems_of_readiness(),
             models=len(instance.replica),
-            by_state=self._by_state(),
+            by_state=by_state,
             totals=Totals(
                 requests=activity.requests, failed=activity.failed, hits=activity.hits,
                 cold=activity.cold, loads=ledger.loads, load_failures=ledger.load_failures,
@@ -187,22 +207,8 @@ class Operations:
             cold_latency=latency_view(activity.cold_latency, now),
             instances=self.instances(),
             busiest=list(self._busiest(now)),
-            problems=self._problems(now),
+            problems=problems,
         )
-
-    def _by_state(self) -> dict[str, int]:
-        """Models by the state of their default version, without looking at those not in play."""
-        instance = self._instance
-        states: Counter[str] = Counter()
-        for name in instance.core.models:
-            record = instance.replica.get(name)
-            if record is not None:
-                states[story.view(instance, record).state.value] += 1
-        invalid = len(instance.invalid - instance.core.models.keys())
-        if invalid:
-            states[State.INVALID.value] += invalid
-        states[State.COLD.value] += len(instance.replica) - states.total()
-        return {state.value: states[state.value] for state in State if states[state.value]}
 
     def _busiest(self, now: float) -> Iterator[BusyModel]:
         for name, rate, mean_s in self._instance.activity.busiest(BUSIEST, now):
@@ -212,27 +218,30 @@ class Operations:
                 sizes = [each.size_bytes for each in model.versions if each.size_bytes is not None]
                 yield BusyModel(name, model.state, round(rate, 3), mean_s, sum(sizes) or None)
 
-    def _problems(self, now: float) -> list[str]:
+    async def _problems(self) -> list[str]:
         instance = self._instance
+        turns = Turns()
         problems = list(self._runtimes.problems.values())
         if instance.registry_problem is not None:
             problems.append(instance.registry_problem)
         problems += instance.replica.problems
-        for name in sorted(instance.invalid):
+        for name in islice(sorted(instance.invalid), _MOST_PROBLEMS):
             record = instance.replica.get(name)
             problem = record.problem if record is not None and record.problem else "not servable"
             problems.append(f"model {name!r}: {problem.removeprefix(f'model {name!r}: ')}")
-        for name, play in instance.core.models.items():
+        for name, play in list(instance.core.models.items()):
+            if turns.is_over():
+                await turns.rest()
             problems += [
                 failure.message for slot in play.slots.values()
                 for revision in (slot.active, slot.target) if revision is not None
                 if (failure := instance.core.failures.of(revision.id)) is not None
                 and (slot.version is None or name not in instance.invalid)
             ]
-        if instance.core.cache.is_thrashing(now):
+        if instance.core.cache.is_thrashing(instance.clock.monotonic()):
             problems.append("the cache is thrashing: models are evicted and loaded again faster "
                             "than clients can wait; give this instance more memory")
-        return list(dict.fromkeys(problems))[:100]
+        return list(dict.fromkeys(problems))[:_MOST_PROBLEMS]
 
     def settings_in_force(self) -> list[SettingView]:
         settings, sources = self._configuration.settings, self._configuration.sources
@@ -256,19 +265,3 @@ class Operations:
         if self._instance.draining:
             return "draining"
         return "starting" if self._instance.starting else "ready"
-
-
-def _first(names: Iterator[str], count: int) -> Iterator[str]:
-    for name, _ in zip(names, range(count), strict=False):
-        yield name
-
-
-def _matches(model: ModelView, wanted: ModelFilter) -> bool:
-    key, _, value = (wanted.label or "").partition("=")
-    return (
-        (wanted.state is None or model.state is wanted.state)
-        and (wanted.format is None or any(v.format == wanted.format for v in model.versions))
-        and (wanted.label is None or (
-            key in model.labels and ("=" not in wanted.label or model.labels[key] == value)))
-    )
-

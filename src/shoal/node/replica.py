@@ -7,32 +7,33 @@ were last used, which orders loading after a restart. Must not know what is load
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from shoal.domain.errors import StoreUnavailable
 from shoal.domain.model import ModelRecord
+from shoal.node import records
+from shoal.node.contents import (
+    MODELS,
+    USAGE,
+    Contents,
+    not_readable,
+    read_contents,
+    read_models,
+)
+from shoal.node.names import SortedNames
+from shoal.node.turns import Turns
+from shoal.node.usage import Usage, UsageTable
 from shoal.observability.logs import get_logger
 from shoal.ports import Change, Compacted, Delete, KVStore, Put
 
-MODELS: Final = "models/"
-USAGE: Final = "usage/"
-BATCH: Final = 200  # writes in one transaction
+BATCH: Final = 500  # writes in one transaction, made known here in one turn of the loop
 RETRY_S: Final = (0.2, 10.0)  # between tries to reach a store that is gone: first, most
+TOLD: Final = 100  # records that cannot be read, one by one; the others are counted
 
 log = get_logger("shoal.node")
-_DECODER: Final = msgspec.json.Decoder(ModelRecord)
-
-
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """last_used: seconds since the epoch. size_bytes: of the copy of `artifact_digest`."""
-
-    last_used: float
-    artifact_digest: str = ""
-    size_bytes: int = 0
 
 
 class Replica:
@@ -40,7 +41,8 @@ class Replica:
     on_problem: for what an operator should know, in a sentence.
 
     Models that a watched folder declares live only here, not in the store.
-    `trouble`: why the store cannot be reached now.
+    `trouble`: why the store cannot be reached now. `in_bulk`: whether `on_change` is being called
+    for one of very many.
     """
 
     def __init__(
@@ -52,32 +54,47 @@ class Replica:
         self._on_change = on_change
         self._on_problem = on_problem
         self._encoded: dict[str, bytes] = {}
-        self._names: list[str] = []  # sorted
+        self._names = SortedNames()
+        self._local: set[str] = set()  # names that watched folders declare
         self._revision = 0  # of the store, up to which changes are known
-        self._written: dict[str, int] = {}  # own writes that the watch has not brought yet
-        self.usage: dict[str, Usage] = {}
+        self._written: dict[str, int] = {}  # what is known here before the watch brings it
+        self.usage = UsageTable()
         self._unsaved: dict[str, None] = {}
         self._watching: asyncio.Task[None] | None = None
         self._unreadable: dict[str, str] = {}
         self.trouble: str | None = None
+        self.in_bulk = False
 
     # --- reading --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._encoded)
 
     def __contains__(self, name: str) -> bool:
         return name in self._encoded
 
+    def is_local(self, name: str) -> bool:
+        """Does a watched folder declare it?"""
+        return name in self._local
+
     def get(self, name: str) -> ModelRecord | None:
         encoded = self._encoded.get(name)
-        return None if encoded is None else _DECODER.decode(encoded)
+        if encoded is None:
+            return None
+        try:
+            return records.decode(name, encoded)
+        except msgspec.DecodeError as error:  # stored by something else than a release of Shoal
+            self._forget(name)
+            self._refuse(name, error)
+            return None
+
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return self._names.all()
 
     def names_after(self, name: str | None) -> Iterator[str]:
         """Names in order, from the first behind `name`."""
-        start = 0 if name is None else bisect_right(self._names, name)
-        for place in range(start, len(self._names)):  # a slice would copy the rest for each page
-            yield self._names[place]
+        return self._names.after(name)
 
     @property
     def problems(self) -> list[str]:
@@ -85,24 +102,35 @@ class Replica:
         return [*([self.trouble] if self.trouble else []), *self._unreadable.values()]
 
     def by_last_use(self) -> list[str]:
-        """Names, the most recently used first; those never used last, in order."""
-        never = Usage(0.0)
-        return sorted(self._names, key=lambda name: -self.usage.get(name, never).last_used)
+        """Names of the models that were ever used, the most recently used first."""
+        at = {name: usage.last_used for name, usage in self.usage.items() if name in self}
+        return sorted(at, key=lambda name: (-at[name], name))
 
     # --- life -----------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Read everything, then follow changes. Raises StoreUnavailable."""
-        await self._list_all(announce=False)
-        usage = msgspec.json.Decoder(Usage)
-        listing = await self._store.list(USAGE)
-        for entry in listing.entries:
-            try:
-                self.usage[entry.key.removeprefix(USAGE)] = usage.decode(entry.value)
-            except msgspec.DecodeError as error:
-                self._on_problem(f"registry record {entry.key!r} is not readable and is ignored: "
-                                 f"{error}")
+    async def start(self, contents: Contents | None = None) -> list[str]:
+        """Know everything, then follow changes. Returns the names of pinned models.
+
+        contents: of the store, just read; None: they are read now. Raises StoreUnavailable.
+        """
+        if contents is None:
+            contents = await read_contents(self._store)
+        self._encoded, self.usage = contents.encoded, contents.usage
+        self._revision, self._written = contents.revision, contents.younger
+        turns = Turns()
+        for name in self._encoded:
+            self._names.add(name)
+            if turns.is_over():
+                await turns.rest()
+        self._unreadable = contents.unreadable
+        problems = [*self._unreadable.values(), *contents.unreadable_usage]
+        for problem in problems[:TOLD]:
+            self._on_problem(problem)
+        if len(problems) > TOLD:
+            self._on_problem(f"{len(problems) - TOLD:,} other records of the registry are not "
+                             "readable either and are ignored")
         self._watching = asyncio.create_task(self._follow())
+        return contents.pinned
 
     async def stop(self) -> None:
         if self._watching is not None:
@@ -110,31 +138,42 @@ class Replica:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self.save_usage()
 
-    async def _list_all(self, *, announce: bool) -> None:
-        listing = await self._store.list(MODELS)
-        found: dict[str, bytes | None] = {
-            entry.key.removeprefix(MODELS): entry.value for entry in listing.entries
-        }
-        for name in [name for name in self._encoded if name not in found]:
-            record = self.get(name)
-            if record is not None and record.origin == "api":
+    async def _list_again(self) -> None:
+        """Find out by comparison what changes there were."""
+        contents = await read_models(self._store)
+        found: dict[str, bytes | None] = {**contents.encoded}
+        turns = Turns()
+        for name in list(self._encoded):
+            if name not in found and name not in self._local and name not in contents.unreadable:
                 found[name] = None
+            if turns.is_over():
+                await turns.rest()
         for name, value in found.items():
-            if self._written.get(name, 0) <= listing.revision:  # else we wrote it meanwhile
-                self._apply(name, value, announce=announce)
-        self._revision = listing.revision
+            known_to = contents.younger.get(name, contents.revision)
+            if self._written.get(name, 0) <= known_to:  # else we wrote it meanwhile
+                self._apply(name, value)
+            if turns.is_over():
+                await turns.rest()
+        for name, problem in contents.unreadable.items():
+            self._unreadable[name] = problem
+            self._on_problem(problem)
+        for name, revision in contents.younger.items():
+            self._written[name] = max(revision, self._written.get(name, 0))
+        self._revision = contents.revision
 
     async def _follow(self) -> None:
         """Watch for ever; a store that is gone for a while is asked again, less and less often."""
-        wait_s, missed = RETRY_S[0], False
+        wait_s, missed, turns = RETRY_S[0], False, Turns()
         while True:
             try:
                 if missed:
-                    await self._list_all(announce=True)
+                    await self._list_again()
                     missed, self.trouble = False, None
                 async for change in self._store.watch(MODELS, self._revision):
                     self._changed(change)
                     wait_s = RETRY_S[0]
+                    if turns.is_over():
+                        await turns.rest()
             except Compacted:
                 missed = True
             except StoreUnavailable as error:
@@ -158,60 +197,95 @@ class Replica:
         if change.revision >= written:
             self._written.pop(name, None)
         if change.revision > written:
-            self._apply(name, change.value, announce=True)
+            self._apply(name, change.value)
 
     # --- writing --------------------------------------------------------------------------------
 
     async def put(self, record: ModelRecord) -> None:
         """Store it and know it from now on. Raises StoreUnavailable; then nothing has changed
         here."""
-        value = msgspec.json.encode(record)
+        value = records.encode(record)
         revision = await self._store.put(MODELS + record.name, value)
         self._wrote(record.name, revision)
-        self._apply(record.name, value, announce=True)
+        self._apply(record.name, value)
+
+    async def put_all(self, declared: Sequence[ModelRecord]) -> None:
+        """As `put`, up to BATCH records in one transaction: all or none. Of each name one."""
+        assert len(declared) <= BATCH, len(declared)
+        values = {record.name: records.encode(record) for record in declared}
+        revision = await self._store.transact(
+            [Put(MODELS + name, value) for name, value in values.items()]
+        )
+        self._apply_all(values, revision)
 
     async def delete(self, name: str) -> None:
         """Forget it, here and in the store. Raises StoreUnavailable; then nothing has changed."""
         revision = await self._store.transact([Delete(MODELS + name), Delete(USAGE + name)])
         self._wrote(name, revision)
-        self._apply(name, None, announce=True)
+        self._apply(name, None)
+
+    async def delete_all(self, names: Sequence[str]) -> None:
+        """As `delete`, up to BATCH names in one transaction: all or none."""
+        assert len(names) <= BATCH, len(names)
+        revision = await self._store.transact(
+            [Delete(prefix + name) for name in names for prefix in (MODELS, USAGE)]
+        )
+        self._apply_all(dict.fromkeys(names), revision)
 
     def put_local(self, record: ModelRecord) -> None:
         """A folder's declaration: known here, not stored."""
-        self._apply(record.name, msgspec.json.encode(record), announce=True)
+        self._local.add(record.name)
+        self._apply(record.name, records.encode(record), local=True)
 
     def delete_local(self, name: str) -> None:
-        self._apply(name, None, announce=True)
+        self._apply(name, None)
 
     def _wrote(self, name: str, revision: int) -> None:
         if revision > self._revision:
             self._written[name] = revision
 
-    def _apply(self, name: str, value: bytes | None, *, announce: bool) -> None:
+    def _apply_all(self, values: dict[str, bytes] | dict[str, bytes | None], revision: int) -> None:
+        """In one turn: between two, somebody could write one of them again."""
+        self.in_bulk = True
+        try:
+            for name, value in values.items():
+                self._wrote(name, revision)
+                self._apply(name, value)
+        finally:
+            self.in_bulk = False
+
+    def _apply(self, name: str, value: bytes | None, *, local: bool = False) -> None:
         record = None
         if value is not None:
             try:
-                record = _DECODER.decode(value)
+                record = records.decode(name, value)
+                value = records.compact(name, value)
             except msgspec.DecodeError as error:
-                self._unreadable[name] = (
-                    f"the registry's record of model {name!r} is not readable and is ignored: "
-                    f"{error}; register the model again"
-                )
-                self._on_problem(self._unreadable[name])
+                self._refuse(name, error)
                 return
         self._unreadable.pop(name, None)
-        if self._encoded.get(name) == value:
+        if not local:
+            self._local.discard(name)
+        known = self._encoded.get(name)
+        if known == value:
             return
         if value is None:
-            del self._encoded[name]
-            del self._names[bisect_left(self._names, name)]
-            self.usage.pop(name, None)
+            self._forget(name)
         else:
-            if name not in self._encoded:
-                insort(self._names, name)
+            if known is None:
+                self._names.add(name)
             self._encoded[name] = value
-        if announce:
-            self._on_change(name, record)
+        self._on_change(name, record)
+
+    def _forget(self, name: str) -> None:
+        del self._encoded[name]
+        self._local.discard(name)
+        self._names.remove(name)
+        self.usage.pop(name, None)
+
+    def _refuse(self, name: str, error: msgspec.DecodeError) -> None:
+        self._unreadable[name] = not_readable(name, error)
+        self._on_problem(self._unreadable[name])
 
     # --- usage ----------------------------------------------------------------------------------
 
@@ -225,11 +299,14 @@ class Replica:
         names = [name for name in self._unsaved if name in self.usage]
         self._unsaved.clear()
         for start in range(0, len(names), BATCH):
-            batch = names[start : start + BATCH]
-            puts = [Put(USAGE + name, msgspec.json.encode(self.usage[name])) for name in batch]
+            batch = [name for name in names[start : start + BATCH] if name in self.usage]
+            puts = [Put(USAGE + name, self.usage.stored(name)) for name in batch]
+            if not puts:
+                continue
             try:
                 await self._store.transact(puts)
             except StoreUnavailable as error:
                 self._unsaved |= dict.fromkeys(names[start:])
                 self._on_problem(f"when models were last used cannot be saved: {error.message}")
                 return
+            await asyncio.sleep(0)  # a store in memory waits for nothing by itself

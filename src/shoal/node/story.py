@@ -10,6 +10,7 @@ from shoal.core.slots import ModelInPlay, Slot
 from shoal.domain.events import served
 from shoal.domain.model import ModelRecord, Revision
 from shoal.domain.views import FailureView, ModelView, State, Story, VersionView
+from shoal.node.optimizing import AFTER_USES
 
 if TYPE_CHECKING:
     from shoal.node.instance import Instance
@@ -34,6 +35,13 @@ def state_of(instance: Instance, revision: Revision) -> State:
         return _STATES[copy.state]
     failed = core.failures.of(revision.id) is not None or core.cache.too_large(revision)
     return State.FAILED if failed else State.COLD
+
+
+def state_of_model(instance: Instance, record: ModelRecord) -> State:
+    """That of the revision that answers requests without a version."""
+    slot = _default_slot(instance, record)
+    serving = slot.active if slot is not None else served(record, None)
+    return State.INVALID if serving is None else state_of(instance, serving)
 
 
 def view(instance: Instance, record: ModelRecord) -> ModelView:
@@ -108,6 +116,7 @@ def _version(instance: Instance, revision: Revision) -> VersionView:
         requests=live.uses if live is not None else 0,
         error=failure.message if failure is not None else (
             instance.core.cache.too_large(revision)),
+        optimized=outcome.note if (outcome := instance.optimizer.outcome(revision.id)) else None,
     )
 
 
@@ -144,6 +153,14 @@ def _summary(
         again = f"A request in {wait_s:.0f} s or later" if wait_s >= 1 else "The next request"
         lines.append(f"Loading {failure.revision} failed {times}: {failure.message}. {again}, or "
                      "'shoal load', tries again.")
+    for version in model.versions:
+        if version.optimized is not None:
+            which = "It" if len(model.versions) == 1 else f"Version {version.version}"
+            lines.append(f"{which} is {version.optimized}.")
+    copy = instance.live.get(model.serving or "")
+    if copy is not None and instance.optimizer.is_to_come(copy):
+        lines.append(f"A faster form of it is looked for (optimize: auto) once it has answered "
+                     f"{AFTER_USES} requests.")
     if model.pin:
         lines.append("It is pinned: never evicted for room.")
     return lines

@@ -34,6 +34,10 @@ METRICS: Final = (
         "shoal_request_stage_seconds", "histogram", ("stage",), "seconds",
         "Where the time of requests went. stage: queue, load or compute.",
     ),
+    Described(
+        "shoal_joined_requests", "histogram", (), "",
+        "Requests that ran as one call of their model, for every such call.",
+    ),
     Described("shoal_loads_total", "counter", (), "", "Copies loaded into memory."),
     Described(
         "shoal_loaded_bytes_total", "counter", (), "bytes",
@@ -66,6 +70,7 @@ METRICS: Final = (
     Described("shoal_process_bytes", "gauge", (), "bytes", "Memory this process holds in all."),
     Described("shoal_registered_models", "gauge", (), "", "Models that are declared."),
     Described("shoal_http_connections", "gauge", (), "", "Open connections of the HTTP port."),
+    Described("shoal_grpc_connections", "gauge", (), "", "Open connections of the gRPC port."),
 )
 
 BY_NAME: Final = {described.name: described for described in METRICS}
@@ -81,5 +86,6 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "process_bytes": ("shoal_process_bytes", ()),
     "registered_models": ("shoal_registered_models", ()),
     "http_connections": ("shoal_http_connections", ()),
+    "grpc_connections": ("shoal_grpc_connections", ()),
 }
 """Keys of `Metrics.gauges`: the metric each is, and the values of its labels."""

@@ -36,6 +36,9 @@ BUCKETS: Final = (
 )
 """Upper ends in seconds, inclusive: from a warm tiny model to the default deadline."""
 
+JOINED_BUCKETS: Final = (2, 4, 8, 16, 32, 64, 128)
+"""Upper ends in requests, inclusive."""
+
 OTHER: Final = "_other"
 """The `model` of models beyond `max_models`."""
 
@@ -44,7 +47,7 @@ NONE: Final = "_none"
 outside a label, anybody could fill the memory with series."""
 
 _BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
-_STAGES: Final = ("queue", "load", "compute")
+_JOINED_BOUNDS: Final = (*(str(bound) for bound in JOINED_BUCKETS), "+Inf")
 
 
 class Histogram:
@@ -60,13 +63,41 @@ class Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.sum += seconds
 
+    def with_more_at_once(self, count: int) -> Histogram:
+        """A copy, with `count` more durations of 0."""
+        copy = Histogram()
+        copy.counts = self.counts.copy()
+        copy.counts[0] += count
+        copy.sum = self.sum
+        return copy
+
+
+class Stages:
+    """Where the time of all models' requests went. at_once: requests that waited for nothing, which
+    count in the first bucket of `queue` and `load` when these are shown."""
+
+    __slots__ = ("at_once", "compute", "load", "queue")
+
+    def __init__(self) -> None:
+        self.at_once = 0
+        self.queue = Histogram()
+        self.load = Histogram()
+        self.compute = Histogram()
+
+    def shown(self) -> dict[str, Histogram]:
+        return {
+            "queue": self.queue.with_more_at_once(self.at_once),
+            "load": self.load.with_more_at_once(self.at_once),
+            "compute": self.compute,
+        }
+
 
 class ModelMetrics:
     """The counters of one model, or of all that share them. The hot path keeps the object."""
 
     __slots__ = ("_stages", "duration", "requests")
 
-    def __init__(self, stages: tuple[Histogram, Histogram, Histogram]) -> None:
+    def __init__(self, stages: Stages) -> None:
         self.requests: dict[tuple[str, str], int] = {}
         self.duration = Histogram()
         self._stages = stages
@@ -77,20 +108,27 @@ class ModelMetrics:
         key = (protocol, code)
         requests = self.requests
         requests[key] = requests.get(key, 0) + 1
-        duration = self.duration
+        self.duration.observe(seconds)
+
+    def at_once(self, protocol: str, seconds: float, compute_s: float) -> None:
+        """As `request` and `stages` of a right answer that waited for nothing, and cheaper."""
+        key = (protocol, "200")
+        requests = self.requests
+        requests[key] = requests.get(key, 0) + 1
+        duration, stages = self.duration, self._stages
         duration.counts[bisect_left(BUCKETS, seconds)] += 1
         duration.sum += seconds
+        stages.at_once += 1
+        compute = stages.compute
+        compute.counts[bisect_left(BUCKETS, compute_s)] += 1
+        compute.sum += compute_s
 
     def stages(self, queue_s: float, load_s: float, compute_s: float) -> None:
         """Where one request's time went: waiting for its turn, for a load, in the model. The
         stages of all models are counted together."""
-        queue, load, compute = self._stages
-        queue.counts[bisect_left(BUCKETS, queue_s)] += 1
-        queue.sum += queue_s
-        load.counts[bisect_left(BUCKETS, load_s)] += 1
-        load.sum += load_s
-        compute.counts[bisect_left(BUCKETS, compute_s)] += 1
-        compute.sum += compute_s
+        self._stages.queue.observe(queue_s)
+        self._stages.load.observe(load_s)
+        self._stages.compute.observe(compute_s)
 
 
 class Metrics:
@@ -112,9 +150,11 @@ class Metrics:
         self.evictions: dict[str, int] = {}
         self.unloads: dict[str, int] = {}
         self.load_duration = Histogram()
+        self._joined_counts = [0] * len(_JOINED_BOUNDS)
+        self._joined_requests = 0
         self._per_model = per_model
         self._max_models = max_models
-        self._stages = (Histogram(), Histogram(), Histogram())
+        self._stages = Stages()
         self._models: dict[str, ModelMetrics] = {}
         self._other = ModelMetrics(self._stages)
         self._none = ModelMetrics(self._stages)
@@ -147,6 +187,11 @@ class Metrics:
         self.loads += 1
         self.loaded_bytes += size_bytes
         self.load_duration.observe(seconds)
+
+    def joined(self, requests: int) -> None:
+        """So many requests, two or more, ran as one call of their model."""
+        self._joined_counts[bisect_left(JOINED_BUCKETS, requests)] += 1
+        self._joined_requests += requests
 
     def load_failed(self, code: str) -> None:
         """code: of the error, as in `domain.errors`."""
@@ -191,8 +236,11 @@ class Metrics:
         yield _counter("shoal_evictions_total", self.evictions)
         yield _counter("shoal_unloads_total", self.unloads)
         yield _histogram("shoal_load_seconds", {(): self.load_duration})
-        yield _histogram(
-            "shoal_request_stage_seconds", dict(zip(_STAGES, self._stages, strict=True))
+        yield _histogram("shoal_request_stage_seconds", self._stages.shown())
+        joined = BY_NAME["shoal_joined_requests"]
+        yield HistogramMetricFamily(
+            joined.name, joined.meaning, sum_value=self._joined_requests,
+            buckets=list(zip(_JOINED_BOUNDS, accumulate(self._joined_counts.copy()), strict=True)),
         )
         yield from _gauges(self.gauges())
 

@@ -11,6 +11,13 @@ requests, protocols, caches or where an artifact came from.
     binding.py         names that people declared, to names that the framework knows
     features.py        columns or a matrix: what models of tables take
     tabular.py         how such models answer
+    conversion.py      whether a form converted to ONNX may answer instead of the original
+    samples.py         rows on which the two are compared
+    converters.py, sklearn_onnx.py, xgboost_onnx.py, lightgbm_onnx.py
+                       how each framework's models become ONNX
+    onnx_session.py    ONNX Runtime's sessions, as measured best
+    xgboost_call.py, lightgbm_call.py
+                       the frameworks' predictions without what their wrappers repeat
     lightgbm_file.py   is this LightGBM file whole?
     sklearn_columns.py what a fitted estimator expects of each column
     torch_graph.py     what a TorchScript graph says of its inputs and outputs

@@ -6,11 +6,16 @@ Text is the one hard case: the protocol has bytes (BYTES: object arrays of bytes
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shoal.codecs.tensors import DATATYPES, DTYPES
 from shoal.domain.errors import InvalidInput
+
+# Most answers: nothing is to be done with them.
+_AS_THEY_ARE: Final = frozenset(dtype for dtype in DATATYPES if dtype.kind != "O")
 
 
 def datatype_of(dtype: np.dtype[np.generic]) -> str:
@@ -28,6 +33,8 @@ def datatype_of(dtype: np.dtype[np.generic]) -> str:
 def to_protocol(value: ArrayLike) -> NDArray[np.generic]:
     """`value` as an array with the numpy type of a datatype; whatever is not a number becomes
     text, and text becomes bytes in UTF-8. Raises TypeError for complex numbers and records."""
+    if type(value) is np.ndarray and value.dtype in _AS_THEY_ARE:
+        return value
     if hasattr(value, "toarray"):  # scipy's sparse matrices, which numpy takes for scalars
         value = value.toarray()
     array = np.asarray(value)

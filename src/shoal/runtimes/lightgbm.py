@@ -5,6 +5,7 @@ They answer what `Booster.predict` does: probabilities for classifiers. Options:
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,9 @@ import numpy as np
 from shoal.domain.signature import TensorSpec
 from shoal.ports import Artifact, LoadedModel
 from shoal.runtimes.features import MATRIX_NAME, Category, Features, are_text, declared
+from shoal.runtimes.lightgbm_call import Predictor
 from shoal.runtimes.lightgbm_file import problem_of
+from shoal.runtimes.lightgbm_onnx import conversion_of
 from shoal.runtimes.loading import (
     bound_openmp,
     check_file,
@@ -28,7 +31,7 @@ from shoal.runtimes.tabular import Recipe, TabularModel, described
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from shoal.ports import Arrays
 
@@ -61,12 +64,7 @@ class LightGBMRuntime:
             lightgbm.register_logger(_Silence())
             booster, size = _read(lightgbm, artifact)
             features = declared(_features(artifact, booster), artifact)
-
-            def call(matrix: NDArray[np.floating]) -> ArrayLike:
-                # A scalar parameter, not an environment variable: it holds for this call alone.
-                answer: ArrayLike = booster.predict(matrix, num_threads=artifact.threads)
-                return answer
-
+            call = Predictor(lightgbm, booster, artifact.threads)
             example = call(np.zeros((1, booster.num_feature())))
 
         def prepare(inputs: Arrays) -> NDArray[np.floating]:
@@ -83,6 +81,7 @@ class LightGBMRuntime:
             max_concurrency=parallel_calls(artifact.threads),
             size=lambda: size,
             notes=tuple(notes),
+            conversion=partial(conversion_of, lightgbm, booster, call),
         )
         return TabularModel(artifact, recipe)
 

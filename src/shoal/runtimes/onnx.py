@@ -5,7 +5,7 @@ Names, datatypes and shapes are the graph's own, strictly. Options: none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,16 +17,16 @@ from shoal.domain.model import JsonValue
 from shoal.domain.signature import Signature, TensorSpec
 from shoal.ports import Artifact, LoadedModel
 from shoal.runtimes.arrays import text_of, to_protocol
-from shoal.runtimes.binding import bind_inputs, bind_outputs, feed, shown_array, wanted
+from shoal.runtimes.binding import Bound, bind_inputs, bind_outputs, feed, shown_array, wanted
 from shoal.runtimes.loading import (
     check_file,
     import_framework,
-    one_line,
     parallel_calls,
     taking_notes,
     unreadable,
 )
 from shoal.runtimes.onnx_file import NotOnnx, stray_location
+from shoal.runtimes.onnx_session import Session, callers_errors, open_session, say
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,9 +42,6 @@ _DATATYPES: Final = {
 }
 _DAMAGED: Final = "it is cut off, damaged, or no ONNX file"
 _WAY_OUT: Final = "copy it again, or export it anew"
-_LOG_NOTHING: Final = 4  # of 0, verbose, to 4, fatal: what it logs as an error it raises as well
-# Of a session beside its weights, measured on graphs of a few nodes.
-_SESSION_BYTES: Final = 64 * 1024
 
 
 class OnnxRuntime:
@@ -68,25 +65,32 @@ class OnnxRuntime:
         path = artifact.path
         beside = [path.with_name(name) for name in names_beside(path.name)]
         files = [path, *(file for file in beside if file.is_file())]
-        size = sum(file.stat().st_size for file in files) + _SESSION_BYTES
+        size = sum(file.stat().st_size for file in files) + session.size_bytes
         return _OnnxModel(artifact, framework, session, size, tuple(notes))
 
 
 class _OnnxModel:
-    def __init__(self, artifact: Artifact, framework: ModuleType, session: Any, size: int,
+    __slots__ = (
+        "_callers_errors", "_inputs", "_model", "_names", "_outputs", "_plain", "_run", "_size",
+        "_texts", "max_concurrency", "may_wait", "notes", "platform", "signature",
+    )
+
+    def __init__(self, artifact: Artifact, framework: ModuleType, session: Session, size: int,
                  notes: tuple[str, ...]) -> None:
-        own_inputs = [_described(artifact, node) for node in session.get_inputs()]
-        own_outputs = [_described(artifact, node) for node in session.get_outputs()]
+        own_inputs = [_described(artifact, node) for node in session.inputs]
+        own_outputs = [_described(artifact, node) for node in session.outputs]
         self._inputs = bind_inputs(artifact, own_inputs)
         self._outputs = bind_outputs(artifact, own_outputs)
         self._texts = tuple(spec.name for spec in own_inputs if spec.datatype == "BYTES")
-        self._session = session
+        self._names = tuple(bound.shown.name for bound in self._outputs)
+        # Then a call is a run and nothing else: names and arrays are already as it takes them.
+        self._plain = not self._texts and all(map(_is_plain, (*self._inputs, *self._outputs))) and (
+            all(node.type.startswith("tensor(") for node in session.outputs)
+        )
+        self._run: Callable[..., list[object]] | None = session.run
         self._size = size
         self._model = artifact.model
-        state = framework.capi.onnxruntime_pybind11_state
-        self._callers_errors = (
-            state.InvalidArgument, state.RuntimeException, state.Fail, ValueError, TypeError,
-        )
+        self._callers_errors = callers_errors(framework)
         self.platform = "onnxruntime_onnx"
         # Sessions are documented as safe for several threads at once.
         self.may_wait = False
@@ -103,14 +107,28 @@ class _OnnxModel:
     def predict(self, inputs: Arrays, parameters: Mapping[str, JsonValue],
                 outputs: tuple[str, ...] = ()) -> Arrays:
         """See `LoadedModel.predict`."""
+        run = self._run
+        assert run is not None, "predict after close"
+        if not self._plain:
+            return self._converted(run, inputs, outputs)
+        names = outputs or self._names
+        try:
+            return dict(zip(names, run(names, inputs, None), strict=True))  # type: ignore[arg-type]
+        except self._callers_errors as error:
+            wanted(outputs, self._outputs)
+            feed(inputs, self._inputs)
+            raise self._refused(error) from error
+
+    def _converted(self, run: Callable[..., list[object]], inputs: Arrays,
+                   outputs: tuple[str, ...]) -> Arrays:
         asked = wanted(outputs, self._outputs)
         fed = feed(inputs, self._inputs)
         for name in self._texts:
             fed[name] = text_of(fed[name], name)
         try:
-            answers = self._session.run([bound.own for bound in asked], fed)
+            answers = run([bound.own for bound in asked], fed, None)
         except self._callers_errors as error:
-            raise InvalidInput(f"model {self._model!r} refuses the data: {_say(error)}") from error
+            raise self._refused(error) from error
         return {
             bound.shown.name: shown_array(_as_array(answer), bound)
             for bound, answer in zip(asked, answers, strict=True)
@@ -120,7 +138,18 @@ class _OnnxModel:
         return self._size
 
     def close(self) -> None:
-        self._session = None
+        self._run = None
+
+    def _refused(self, error: Exception) -> InvalidInput:
+        return InvalidInput(f"model {self._model!r} refuses the data: {say(error)}")
+
+
+def _is_plain(bound: Bound) -> bool:
+    """Numbers under the graph's own name and of its own datatype."""
+    return (
+        bound.shown.name == bound.own and bound.shown.datatype != "BYTES"
+        and bound.own_type is None and bound.shown_type is None
+    )
 
 
 def _check_locations(artifact: Artifact) -> None:
@@ -139,25 +168,11 @@ def _check_locations(artifact: Artifact) -> None:
         )
 
 
-def _open(framework: ModuleType, artifact: Artifact) -> Any:
-    """An InferenceSession; Any: as the framework's types go."""
-    options = framework.SessionOptions()
-    options.intra_op_num_threads = artifact.threads
-    options.inter_op_num_threads = 1
-    # Threads that spin while they wait would take the CPU from the other models.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Measured: without an arena a small session takes half the memory and its first run half the
-    # time; later runs cost the same, from 3-layer networks to convolutions over 224 × 224. What a
-    # session frees goes back to the system instead of staying with it.
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = _LOG_NOTHING
+def _open(framework: ModuleType, artifact: Artifact) -> Session:
     try:
-        return framework.InferenceSession(  # without a second try that prints
-            str(artifact.path), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        return open_session(framework, artifact.path, artifact.threads)
     except Exception as error:  # ONNX Runtime's errors share no base; told as the reason
-        reason = _say(error)
+        reason = say(error)
         way_out = _WAY_OUT
         if "Protobuf parsing failed" in reason or "No graph" in reason:
             reason = _DAMAGED
@@ -203,9 +218,3 @@ def _of_sequence(items: Sequence[object]) -> NDArray[np.generic]:
         rows = [[row[label] for label in labels] for row in items if isinstance(row, dict)]
         return np.array(rows, dtype=np.float32)
     return np.stack([np.asarray(item) for item in items]) if items else np.empty(0)
-
-
-def _say(error: BaseException) -> str:
-    """Without `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : `, which comes first."""
-    text = " ".join(str(error).split())
-    return one_line(text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text)

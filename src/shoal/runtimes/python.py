@@ -12,8 +12,9 @@
             return {"words": [len(set(text.split()) - self.stop) for text in texts]}
 
 `load` may take a third argument: the options of the model's declaration, a dict. `inputs` and
-`outputs` (dicts or TensorSpecs), `load`, `close` and `max_concurrency` (calls at once;
-1) are optional. Without `inputs` anything a client sends is passed on. BYTES come as object arrays
+`outputs` (dicts or TensorSpecs), `load`, `close`, `max_concurrency` (calls at once; 1) and
+`max_batch_rows` (rows of several requests in one call, when each is answered by itself; 1) are
+optional. Without `inputs` anything a client sends is passed on. BYTES come as object arrays
 of bytes. Answers may be arrays or lists. To refuse a caller's data raise
 `shoal.domain.errors.InvalidInput`. Loading runs the code. Options: `class`, as `module:Name`, for
 another class of the folder.
@@ -109,7 +110,9 @@ class _PythonModel:
         self.platform = "python"
         # Code that was not written for threads is called by one at a time.
         self.may_wait = True  # a class may do anything
-        self.max_concurrency = _concurrency(instance, artifact)
+        self.max_concurrency = _number(instance, "max_concurrency", artifact)
+        # Nor may rows of several requests meet in code that does not expect it.
+        self.max_batch_rows = _number(instance, "max_batch_rows", artifact)
         self.notes = tuple(notes)
         self.signature = Signature(
             inputs=tuple(bound.shown for bound in self._inputs),
@@ -283,11 +286,12 @@ def _specs(instance: object, kind: str, artifact: Artifact) -> tuple[TensorSpec,
     return specs
 
 
-def _concurrency(instance: object, artifact: Artifact) -> int:
-    given = getattr(instance, "max_concurrency", 1)
+def _number(instance: object, name: str, artifact: Artifact) -> int:
+    """An optional attribute of the class, from 1, which is its default."""
+    given = getattr(instance, name, 1)
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         raise InvalidArtifact(
-            f"model {artifact.model!r}: max_concurrency of {type(instance).__name__} is {given!r}; "
+            f"model {artifact.model!r}: {name} of {type(instance).__name__} is {given!r}; "
             "it must be a number from 1"
         )
     return given

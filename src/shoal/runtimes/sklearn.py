@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ from shoal.runtimes.sklearn_columns import (
     values_by_column,
     width_of,
 )
+from shoal.runtimes.sklearn_onnx import conversion_of
 from shoal.runtimes.tabular import Recipe, TabularModel, described
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class SklearnRuntime:
             max_concurrency=1,
             size=lambda: _pickled_bytes(estimator),
             notes=tuple(notes),
+            conversion=None if features.names else partial(conversion_of, estimator),
         )
         return TabularModel(artifact, recipe)
 

@@ -5,9 +5,11 @@ Shared by the runtimes of scikit-learn, XGBoost and LightGBM; imports none of th
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,16 +17,21 @@ from numpy.typing import ArrayLike, NDArray
 from shoal.domain.errors import InvalidInput
 from shoal.domain.model import JsonValue
 from shoal.domain.signature import Signature, TensorSpec
-from shoal.ports import Artifact
+from shoal.ports import Artifact, Outcome
 from shoal.runtimes.arrays import datatype_of, to_protocol
 from shoal.runtimes.binding import Bound, bind_outputs, shown_array, wanted
+from shoal.runtimes.conversion import Conversion, NotConverted, convert
 from shoal.runtimes.features import Features
-from shoal.runtimes.loading import one_line
+from shoal.runtimes.loading import one_line, taking_notes
 
 if TYPE_CHECKING:
     from shoal.ports import Arrays
+    from shoal.runtimes.conversion import Functions
 
 Data = TypeVar("Data")
+
+# Of models that are converted: larger ones take minutes, and are slow because they are large.
+_MOST_BYTES: Final = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class Recipe(Generic[Data]):
     callers_errors: what the framework raises when the data are wrong.
     say: such an error in one line.
     size: see `LoadedModel.size_bytes`.
+    conversion: how the model is converted to ONNX; raises NotConverted when it is not. Then its
+        functions take a matrix.
     """
 
     features: Features
@@ -49,6 +58,7 @@ class Recipe(Generic[Data]):
     size: Callable[[], int | None]
     notes: tuple[str, ...] = ()
     say: Callable[[BaseException], str] = one_line
+    conversion: Callable[[], Conversion] | None = None
 
 
 class TabularModel(Generic[Data]):
@@ -62,6 +72,8 @@ class TabularModel(Generic[Data]):
             self._default = tuple(bound for bound in bindings if bound.own == first)
         self._bindings = bindings
         self._model = artifact.model
+        self._threads = artifact.threads
+        self._converted_bytes = 0
         self._recipe: Recipe[Data] | None = recipe
         self.platform = recipe.platform
         self.may_wait = False
@@ -85,8 +97,32 @@ class TabularModel(Generic[Data]):
         data = recipe.prepare(inputs)
         return {bound.shown.name: self._answer(recipe, bound, data) for bound in asked}
 
+    def optimize(self) -> Outcome:
+        """See `Optimizable.optimize`."""
+        recipe = self._recipe
+        assert recipe is not None, "optimize after close"
+        try:
+            if recipe.conversion is None:
+                raise NotConverted("it takes text or a data frame's columns")
+            if (size := recipe.size() or 0) > _MOST_BYTES:
+                raise NotConverted(f"it takes {size:,} bytes, of which there would be two forms")
+            framework = _framework("onnxruntime")
+            with taking_notes():  # converters warn of what the comparison will tell
+                made = convert(
+                    recipe.conversion(), cast("Functions", recipe.functions), framework,
+                    self._threads,
+                )
+        except NotConverted as reason:
+            return Outcome(None, f"not converted to ONNX: {reason}")
+        self._converted_bytes = made.size_bytes
+        self.platform = f"onnxruntime_{recipe.platform}"
+        faster = cast("Mapping[str, Callable[[Data], ArrayLike]]", made.functions)
+        self._recipe = replace(recipe, functions={**recipe.functions, **faster})
+        return Outcome(self.platform, made.note)
+
     def size_bytes(self) -> int | None:
-        return None if self._recipe is None else self._recipe.size()
+        size = None if self._recipe is None else self._recipe.size()
+        return None if size is None else size + self._converted_bytes
 
     def close(self) -> None:
         """Lets go of the framework's objects, which hold all memory."""
@@ -100,6 +136,16 @@ class TabularModel(Generic[Data]):
                 f"model {self._model!r} refuses the data: {recipe.say(error)}"
             ) from error
         return shown_array(to_protocol(raw), bound)
+
+
+def _framework(name: str) -> ModuleType:
+    """What converted models run with. Raises NotConverted when it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise NotConverted(
+            f"it needs {name} ({one_line(error)}); install it with: pip install 'shoal[optimize]'"
+        ) from error
 
 
 def described(name: str, answer: ArrayLike) -> TensorSpec:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,9 @@ from shoal.runtimes.loading import (
     unreadable,
 )
 from shoal.runtimes.tabular import Recipe, TabularModel, described
+from shoal.runtimes.xgboost_call import in_place
 from shoal.runtimes.xgboost_file import problem_of
+from shoal.runtimes.xgboost_onnx import conversion_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -94,6 +97,7 @@ class XGBoostRuntime:
             size=lambda: len(booster.save_raw("ubj")),
             notes=tuple(notes),
             say=_say,
+            conversion=partial(conversion_of, xgboost, booster, call),
         )
         return TabularModel(artifact, recipe)
 
@@ -126,16 +130,14 @@ def _read(xgboost: ModuleType, artifact: Artifact) -> Any:
 
 def _call(xgboost: ModuleType, booster: Any, kind: str, threads: int
           ) -> Callable[[NDArray[np.floating]], ArrayLike]:
-    def in_place(matrix: NDArray[np.floating]) -> ArrayLike:
-        answer: ArrayLike = booster.inplace_predict(matrix, validate_features=False)
-        return answer
-
     def through_dmatrix(matrix: NDArray[np.floating]) -> ArrayLike:
         data = xgboost.DMatrix(matrix, nthread=threads)
         answer: ArrayLike = booster.predict(data, validate_features=False)
         return answer
 
-    return through_dmatrix if kind == "gblinear" else in_place  # linear ones know no other way
+    if kind == "gblinear":  # linear ones know no other way
+        return through_dmatrix
+    return in_place(xgboost, booster)
 
 
 def _features(booster: Any) -> Features:

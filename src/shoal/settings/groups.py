@@ -43,6 +43,11 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+def _off(value: object) -> object:
+    """YAML 1.1 takes `off` for "no"."""
+    return "off" if value is False else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -93,8 +98,47 @@ class GrpcSettings(Group):
     """Inference over gRPC."""
 
     port: Port = 8081
-    """TCP port; 0 takes any free one. 8081 is what KServe's servers use. Reserved: this release
-    does not listen on it."""
+    """TCP port; 0 takes any free one. 8081 is what KServe's servers use."""
+
+    max_header_bytes: Bytes = 32 * 1024
+    """Bytes of a call's headers, decoded, each reckoned with 32 bytes more, as HTTP/2 does; more is
+    answered 431. As over HTTP."""
+
+    max_message_bytes: Bytes = 256 * 1024**2
+    """Bytes of a message, before and after decompression; more is answered RESOURCE_EXHAUSTED. As
+    `http.max_body_bytes`; what clients take from a server is their own setting, often 4 MiB."""
+
+    max_connections: Annotated[int, Field(ge=1)] = 10_000
+    """Open connections; the next one is closed with GOAWAY. Each costs about 30 KiB, most of it
+    for header compression."""
+
+    max_concurrent_streams: Annotated[int, Field(ge=1)] = 1_000
+    """Calls of one connection in progress at once; clients keep further ones back. A client has one
+    connection for all its threads, so this is above the 100 that are usual for browsers."""
+
+    max_requests_per_stream: Annotated[int, Field(ge=1)] = 64
+    """Requests of one ModelStreamInfer in progress at once; no more is read beyond. Enough to keep
+    a model busy, few enough that other callers get their turn."""
+
+    idle_timeout_s: Seconds = 3600.0
+    """Seconds a connection may be without a call, after which it is closed with GOAWAY; 0: never.
+    Clients open it again by themselves. An hour, as a new connection costs a call and an idle one
+    little; load balancers spread callers anew then."""
+
+    keepalive_s: Seconds = 300.0
+    """Seconds without a byte from a client with calls in progress, after which it is sent a ping,
+    so that a machine that vanished is noticed; 0: never. Much rarer than the ends that routers
+    forget connections after, and a client that waits for a long answer costs one ping."""
+
+    keepalive_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Seconds for the answer to that ping, after which the connection is cut. grpcio's default."""
+
+    read_timeout_s: Seconds = 30.0
+    """Seconds without a byte in the middle of a request's message, or before a connection's first
+    call, after which the call or the connection ends: slow clients must not hold memory."""
+
+    write_timeout_s: Seconds = 30.0
+    """Seconds in which a client takes nothing of its answers, after which the connection is cut."""
 
 
 class ManagementSettings(Group):
@@ -166,6 +210,11 @@ class LoadSettings(Group):
     which the instance counts as thrashing while it is evicting, and refuses models worth less than
     those they would displace. Clients rarely wait longer."""
 
+    optimize: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "off"
+    """Whether scikit-learn, XGBoost and LightGBM models are converted to ONNX once they are asked
+    often; kept where sampled answers agree and are faster. A model's own `optimize` wins. Off:
+    a converted model's answers may differ in the sixth digit, and it takes more memory."""
+
 
 class RequestSettings(Group):
     """Handling inference requests."""
@@ -186,6 +235,15 @@ class RequestSettings(Group):
     max_queued_per_model: Annotated[int, Field(ge=1)] = 1_000
     """Requests that may wait for a busy copy; the next is answered 429. At 10 ms a call the last
     one waits ten seconds."""
+
+    max_batch_rows: Annotated[int, Field(ge=1)] = 64
+    """Rows of several requests that may run as one call, where a model allows it and it pays; 1:
+    none. A model's own value wins. At 64 hardly anything is left of what a call costs beside its
+    rows, and nobody waits long for the others."""
+
+    max_batch_delay_ms: Annotated[float, Field(ge=0)] = 0.0
+    """How long a request may wait for others to run with, in milliseconds. 0: only what waits
+    anyway, while the model is busy, runs together. A model's own value wins."""
 
     framework_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads a framework may use for one call; 0: one, which measures best when many small

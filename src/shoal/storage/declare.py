@@ -25,7 +25,7 @@ from shoal.storage.artifact import find_artifact
 from shoal.storage.description import complete
 from shoal.storage.digest import Content, read_content
 from shoal.storage.files import readable_name
-from shoal.storage.formats import FormatFinder
+from shoal.storage.formats import FormatFinder, check_format
 from shoal.storage.layout import Layout, look
 from shoal.storage.uri import local_path
 
@@ -58,6 +58,41 @@ def declare(spec: ModelSpec, finder: FormatFinder, *, origin: str = "api",
         layout = look(local_path(spec.uri), finder)
         return declare_found(spec, layout, Sources(finder), origin=origin,
                              registered_at=registered_at)
+    except ShoalError as error:
+        raise about_model(spec.name, error) from error
+
+
+def declare_unread(spec: ModelSpec, finder: FormatFinder, *, registered_at: float) -> ModelRecord:
+    """What `spec` declares, without a look at its files: its format and digest are taken at their
+    word until it is loaded, when other files are refused. `uri` is the artifact itself, of version
+    1 unless the version policy names one.
+
+    Raises InvalidSpecification when `spec` does not say so much.
+    """
+    try:
+        check_spec(spec)
+        if spec.format is None or spec.digest is None:
+            missing = "'format'" if spec.digest is not None else (
+                "'digest'" if spec.format is not None else "'format' and 'digest'")
+            raise InvalidSpecification(
+                f"its files are not to be read now, and {missing} would have to be read from "
+                "them; say what they are, or let them be read"
+            )
+        check_format(spec.format, finder)
+        chosen = spec.version_policy.specific or (1,)
+        if len(chosen) != 1:
+            raise InvalidSpecification(
+                "its files are not to be read now, which is possible for one version only; name "
+                "one in version_policy.specific, or let them be read"
+            )
+        with _storable():
+            revision = make_revision(
+                spec, version=chosen[0], uri=str(local_path(spec.uri)), format=spec.format,
+                artifact_digest=spec.digest, files_bytes=0,
+            )
+            return ModelRecord(
+                name=spec.name, spec=spec, revisions=(revision,), registered_at=registered_at
+            )
     except ShoalError as error:
         raise about_model(spec.name, error) from error
 
@@ -108,6 +143,11 @@ def _revision(spec: ModelSpec, version: int, layout: Layout, sources: Sources) -
     place = layout.versions[version]
     found = find_artifact(place, sources.finder, spec.format, layout.described)
     content = sources.read(found.path)
+    if spec.digest is not None and content.digest != spec.digest:
+        raise InvalidSpecification(
+            f"{readable_name(found.path)} has the digest {content.digest} and not {spec.digest}, "
+            "which is declared; put the right file there, or correct 'digest'"
+        )
     with _storable():
         return make_revision(
             spec, version=version, uri=str(found.path), format=found.format,

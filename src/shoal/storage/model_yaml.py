@@ -61,6 +61,8 @@ def parse_model_yaml(text: str, source: str) -> ModelSpec:
         )
     _check_fields(content, source)
     _check_values(content, source, "")
+    if content.get("optimize") is False:
+        content["optimize"] = "off"  # which YAML 1.1 takes for "no"
     try:
         return msgspec.convert({"name": "", "uri": "", **content}, ModelSpec, strict=True)
     except msgspec.ValidationError as error:

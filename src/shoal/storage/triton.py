@@ -58,6 +58,8 @@ def parse_config(text: str, source: Path) -> Description:
             outputs=tuple(_tensor(each, "output", config, source) for each in config.output),
             options=_options(config, form),
             max_concurrency=sum(max(group.count, 1) for group in config.instance_group) or None,
+            # A class is Shoal's own, whatever Triton would do with it, and says so itself.
+            max_batch_rows=(max(config.max_batch_size, 0) if form != "python" else 0) or None,
         ),
         filename=_filename(config.default_model_filename, source),
         usual=usual,

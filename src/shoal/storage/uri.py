@@ -41,7 +41,7 @@ def local_path(uri: str, *, base: Path | None = None) -> Path:
         raise InvalidSpecification(
             f"uri {uri!r}: no home folder is known for it; give the absolute path"
         ) from error
-    return (base or Path.cwd()) / path
+    return path if path.is_absolute() else (base or Path.cwd()) / path
 
 
 def _path_of_file_uri(uri: str) -> str:

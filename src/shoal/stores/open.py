@@ -6,18 +6,22 @@ The only module of this package that knows all adapters.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from shoal.domain.errors import InvalidSpecification, StoreDamaged
-from shoal.ports import Clock, KVStore
+from shoal.ports import Clock, KVStore, Put
 from shoal.stores.memory import MemoryStore
 from shoal.stores.sqlite import SqliteStore
 from shoal.stores.sqlite_repair import quarantine, salvage
 
+T = TypeVar("T")
+
 _FILE: Final = "registry.sqlite3"
+_BATCH: Final = 1_000  # records that are taken over in one transaction
 
 
 def open_store(url: str, data_dir: Path, clock: Clock) -> KVStore:
@@ -40,33 +44,52 @@ class Repair:
     kept: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[T]):
+    """A store, and what was read from it. repair: None when there was nothing to repair."""
+
+    store: KVStore
+    contents: T
+    repair: Repair | None
+
+
 async def open_or_repair(
-    url: str, data_dir: Path, clock: Clock
-) -> tuple[KVStore, Repair | None]:
+    url: str, data_dir: Path, clock: Clock, read: Callable[[KVStore], Awaitable[T]]
+) -> Opened[T]:
     """The store, repaired if it had to be.
 
+    read: reads all of it, once, since damage of a value shows only then.
     A damaged file is put aside, never thrown away, and what can still be read of it is taken over.
-    Raises InvalidSpecification and StoreUnavailable as `open_store`.
+    Raises InvalidSpecification and StoreUnavailable as `open_store`, and what `read` raises.
     """
     path = registry_file(url, data_dir)
     try:
-        store = await asyncio.to_thread(open_store, url, data_dir, clock)
-        try:
-            await store.list("")  # damage of a value shows only when it is read
-        except BaseException:
-            await store.close()
-            raise
+        return await _open_and_read(url, data_dir, clock, read, None)
     except StoreDamaged as error:
         damage = error.message
-    else:
-        return store, None
     assert path is not None, "only files are damaged"
     rows = await asyncio.to_thread(salvage, path)
     aside = await asyncio.to_thread(quarantine, path)
     store = await asyncio.to_thread(open_store, url, data_dir, clock)
-    for key, value in rows:
-        await store.put(key, value)
-    return store, Repair(damage, aside, tuple(key for key, _ in rows))
+    try:
+        for start in range(0, len(rows), _BATCH):
+            await store.transact([Put(key, value) for key, value in rows[start : start + _BATCH]])
+    finally:
+        await store.close()
+    repair = Repair(damage, aside, tuple(key for key, _ in rows))
+    return await _open_and_read(url, data_dir, clock, read, repair)
+
+
+async def _open_and_read(
+    url: str, data_dir: Path, clock: Clock, read: Callable[[KVStore], Awaitable[T]],
+    repair: Repair | None,
+) -> Opened[T]:
+    store = await asyncio.to_thread(open_store, url, data_dir, clock)
+    try:
+        return Opened(store, await read(store), repair)
+    except BaseException:
+        await store.close()
+        raise
 
 
 def registry_file(url: str, data_dir: Path) -> Path | None:

@@ -16,7 +16,10 @@ from typing import Final
 
 from shoal.domain.errors import StoreDamaged, StoreUnavailable
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""2: models may be written in a compact form that releases of schema 1 cannot read. The tables are
+the same, so a file of schema 1 is taken over by saying so in it."""
+
 _APPLICATION: Final = 0x53484F41  # "SHOA", in the file's header: tells our files from others'
 
 _TABLES: Final = (
@@ -160,6 +163,8 @@ def _check_schema(db: sqlite3.Connection, path: Path) -> None:
             f"registry {path} was written by a newer Shoal (schema {row[0]}, this one knows "
             f"{SCHEMA}): upgrade this one, or set registry.url to another file"
         )
+    if row[0] < SCHEMA:
+        db.execute("UPDATE registry SET value = ? WHERE name = 'schema'", (SCHEMA,))
 
 
 def damaged(path: Path, cause: str) -> StoreDamaged:

@@ -18,7 +18,8 @@ from shoal.ports import Change, Delete, Entry, Listing, Op, Put
 from shoal.stores import rules
 from shoal.stores.sqlite_file import damaged
 
-_BATCH: Final = 256  # revisions that a watch reads at once
+_BATCH: Final = 256  # revisions that a watch reads at once,
+_BATCH_ROWS: Final = 2_000  # … or as many whole ones as begin within so many rows
 
 
 def checksum(key: bytes, value: bytes | None, revision: int) -> int:
@@ -98,6 +99,12 @@ class Rows:
             if cursor == current:
                 return (), cursor
             last = min(current, cursor + _BATCH)
+            far = self._db.execute(
+                "SELECT revision FROM history WHERE revision > ? ORDER BY revision LIMIT 1 "
+                "OFFSET ?", (cursor, _BATCH_ROWS),
+            ).fetchone()
+            if far is not None:
+                last = min(last, far[0])
             rows = self._db.execute(
                 "SELECT key, value, revision, checksum FROM history WHERE revision > ? "
                 "AND revision <= ? AND key >= ? AND key < ? ORDER BY id",
@@ -144,6 +151,8 @@ class Rows:
     # --- inside a transaction
 
     def _check(self, op: Op) -> None:
+        if op.expect is None and (isinstance(op, Delete) or op.lease is None):
+            return
         row = self._db.execute(
             "SELECT revision FROM entry WHERE key = ?", (op.key.encode(),)
         ).fetchone()

@@ -1,6 +1,6 @@
 """The public port over HTTP: every endpoint of the V2 and V1 protocols and of Triton's extensions.
 
-Inference itself is `dataplane.inference`; what only describes models is `dataplane.describe`.
+Inference itself is `dataplane.inference`; what else is answered, `dataplane.endpoints`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from typing import Final, TypeVar
 import msgspec
 
 from shoal.codecs import json_errors
-from shoal.dataplane import describe
+from shoal.dataplane.endpoints import Endpoints
 from shoal.dataplane.http import responses
-from shoal.dataplane.http.calls import LONGEST_TIMEOUT_S, V1Call, V2Call, timeout_s
+from shoal.dataplane.http.calls import (
+    LONGEST_TIMEOUT_S,
+    HttpCall,
+    Target,
+    V1Call,
+    V2Call,
+    timeout_s,
+)
 from shoal.dataplane.http.message import Request, Response
-from shoal.dataplane.http.responses import ACCEPT_ENCODING, REQUEST_ID, json_response
+from shoal.dataplane.http.responses import json_response
 from shoal.dataplane.http.routes import LONGEST_KNOWN, Kind, Route, Routes
-from shoal.dataplane.inference import Inference
-from shoal.domain.errors import DeadlineExceeded, InvalidRequest, NotAllowed, ShoalError
-from shoal.node.control import Control
+from shoal.domain.errors import DeadlineExceeded, ShoalError
 from shoal.node.instance import Instance
-from shoal.node.live import LiveCopy
 from shoal.observability.logs import get_logger
 
-_TURN: Final = 50  # models that are described before others get their turn: a millisecond or two
+_CALLS: Final[dict[Kind, type[HttpCall]]] = {Kind.INFER: V2Call, Kind.PREDICT: V1Call}
 
 log = get_logger("shoal.requests")
 
@@ -43,19 +47,16 @@ _Body = TypeVar("_Body", _IndexRequest, _ControlRequest)
 
 
 class PublicApi:
-    """`message.Handler` of the inference port. `control` carries out what the repository extension
-    asks, where the settings allow it."""
+    """`message.Handler` of the inference port."""
 
-    def __init__(self, instance: Instance, control: Control) -> None:
+    def __init__(self, instance: Instance, endpoints: Endpoints) -> None:
         self._instance = instance
-        self._control = control
-        self._inference = Inference(instance)
+        self._endpoints = endpoints
+        self._inference = endpoints.inference
         self._routes = Routes()
         self._max_body_bytes = instance.settings.http.max_body_bytes
-        self._timeout_s = instance.settings.request.timeout_s
         self._log_requests = instance.settings.log.requests
-        self._allow_control = instance.settings.request.repository_control
-        self._endpoints: dict[Kind, Callable[[Request, Route], Response | Awaitable[Response]]] = {
+        self._handlers: dict[Kind, Callable[[Request, Route], Response | Awaitable[Response]]] = {
             Kind.ALIVE: lambda _, __: json_response({"status": "alive"}),
             Kind.SERVER_METADATA: self._server_metadata,
             Kind.SERVER_LIVE: lambda _, __: json_response({"live": True}),
@@ -74,29 +75,27 @@ class PublicApi:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        if self._log_requests:
-            responses.request_id(request)  # from here on the request has one, to log and to return
-        try:
-            route = self._routes.find(request.method, request.target)
-        except ShoalError as error:
-            if request.method == "POST":
-                self._inference.count_unreached(request.target[1:3], error)
-            return self._refuse(request, error, perf_counter())
-        kind = route.kind
-        if kind is Kind.INFER:
-            answer = self._inference.infer(
-                V2Call(request, route.name, route.version, self._max_body_bytes)
-            )
-        elif kind is Kind.PREDICT:
-            answer = self._inference.infer(
-                V1Call(request, route.name, route.version, self._max_body_bytes)
-            )
-        else:
-            return self._describe(request, route)
+        head = request.head
+        target = head.prepared if head is not None else None
+        if type(target) is not Target:
+            if self._log_requests:
+                responses.request_id(request)  # from here on it has one, to log and to return
+            try:
+                route = self._routes.find(request.method, request.target)
+            except ShoalError as error:
+                if request.method == "POST":
+                    self._inference.count_unreached(request.target[1:3], error)
+                return self._refuse(request, error, perf_counter())
+            kind = _CALLS.get(route.kind)
+            if kind is None:
+                return self._describe(request, route)
+            target = Target(kind, route.name, route.version, request.headers)
+            if head is not None and not self._log_requests:
+                head.prepared = target
+        answer = self._inference.infer(target.kind(request, target, self._max_body_bytes))
         if not isinstance(answer, Response):
             return _finish_later(request, answer)
-        headers = request.headers
-        if answer.status == 200 and ACCEPT_ENCODING not in headers and REQUEST_ID not in headers:
+        if target.finished and answer.status == 200:
             return answer
         return _finish(request, answer)
 
@@ -105,7 +104,7 @@ class PublicApi:
         started = perf_counter()
         try:
             allowed_s = timeout_s(request, LONGEST_TIMEOUT_S)
-            answer = self._endpoints[route.kind](request, route)
+            answer = self._handlers[route.kind](request, route)
         except ShoalError as error:
             return self._refuse(request, error, started)
         if not isinstance(answer, Response):
@@ -146,61 +145,33 @@ class PublicApi:
     # --- the server -----------------------------------------------------------------------------
 
     def _server_metadata(self, request: Request, route: Route) -> Response:
-        return json_response(describe.server(repository_control=self._allow_control))
+        return json_response(self._endpoints.server_metadata())
 
     def _server_ready(self, request: Request, route: Route) -> Response:
-        ready = not self._control.problems_of_readiness()
+        ready = self._endpoints.server_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     def _models(self, request: Request, route: Route) -> Response:
-        return json_response({"models": list(self._instance.replica.names_after(None))})
+        return json_response({"models": self._instance.replica.names()})
 
     # --- a model --------------------------------------------------------------------------------
 
     async def _model_metadata(self, request: Request, route: Route) -> Response:
-        copy = await self._inference.ready_copy(
-            route.name, route.version, self._timeout_s
-        )
-        try:
-            return json_response(describe.metadata(copy, self._versions(copy)))
-        finally:
-            copy.release()
+        return json_response(await self._endpoints.model_metadata(route.name, route.version))
 
     async def _model_config(self, request: Request, route: Route) -> Response:
-        copy = await self._inference.ready_copy(
-            route.name, route.version, self._timeout_s
-        )
-        try:
-            record = self._instance.record(route.name)
-            return json_response(describe.config(copy, record.spec.version_policy))
-        finally:
-            copy.release()
+        return json_response(await self._endpoints.model_config(route.name, route.version))
 
     def _model_ready(self, request: Request, route: Route) -> Response:
         """Ready is what the next request can be answered from, after a load if need be."""
-        problem = describe.why_not_ready(self._instance, route.name, route.version)
-        if problem is not None:
-            raise problem
+        self._endpoints.check_ready(route.name, route.version)
         return json_response({"name": route.name, "ready": True})
-
-    def _versions(self, copy: LiveCopy) -> list[int]:
-        record = self._instance.replica.get(copy.revision.model)
-        if record is None:
-            return [copy.revision.version]
-        return [revision.version for revision in record.revisions]
 
     # --- statistics -----------------------------------------------------------------------------
 
     def _model_statistics(self, request: Request, route: Route) -> Response:
-        record = self._instance.record(route.name)
-        versions = [revision.version for revision in record.revisions]
-        if route.version is not None:
-            if route.version not in versions:
-                problem = describe.why_not_ready(self._instance, route.name, route.version)
-                assert problem is not None
-                raise problem
-            versions = [route.version]
-        return json_response({"model_stats": self._inference.model_stats(route.name, versions)})
+        found = self._endpoints.model_statistics(route.name, route.version)
+        return json_response({"model_stats": found})
 
     def _all_statistics(self, request: Request, route: Route) -> Response | Awaitable[Response]:
         if "stats" in self._instance.replica:  # a model may be called so
@@ -210,48 +181,29 @@ class PublicApi:
     # --- the repository -------------------------------------------------------------------------
 
     async def _index(self, request: Request, route: Route) -> Response:
-        """In turns with other requests, which a long list must not hold up."""
         wanted = self._decode(request, _IndexRequest)
-        names = list(self._instance.replica.names_after(None))
-        if wanted.ready:
-            loaded = {copy.revision.model for copy in self._instance.live.values()}
-            names = sorted(loaded.intersection(names))
         entries: list[dict[str, str]] = []
-        for turn in range(0, len(names), _TURN):
-            for name in names[turn : turn + _TURN]:
-                if name in self._instance.replica:  # it was when the request came
-                    entries += describe.index_entries(self._control.model(name), wanted.ready)
-            await asyncio.sleep(0)
+        async for some in self._endpoints.index(only_ready=wanted.ready):
+            entries += some
         return json_response(entries)
 
     async def _load(self, request: Request, route: Route) -> Response:
-        self._check_control("load")
-        parameters = self._decode(request, _ControlRequest).parameters
-        if parameters:
-            raise InvalidRequest(
-                f"load takes no parameters here, but {', '.join(sorted(parameters))} came; "
-                "change the model's files or its registration instead"
-            )
-        await self._control.load(route.name)
+        self._endpoints.check_control("load")
+        await self._endpoints.load(
+            route.name, self._decode(request, _ControlRequest).parameters
+        )
         return json_response({"name": route.name, "load": True})
 
     async def _unload(self, request: Request, route: Route) -> Response:
-        self._check_control("unload")
+        self._endpoints.check_control("unload")
         self._decode(request, _ControlRequest)
-        await self._control.unload(route.name)
+        await self._endpoints.unload(route.name)
         return json_response({"name": route.name, "unload": True})
-
-    def _check_control(self, what: str) -> None:
-        if not self._allow_control:
-            raise NotAllowed(
-                f"the public port may not {what} models (request.repository_control is off); use "
-                "the management API, or start with --request-repository-control"
-            )
 
     def _decode(self, request: Request, kind: type[_Body]) -> _Body:
         """A small JSON body; an empty one stands for the defaults."""
         body = responses.read_body(request, self._max_body_bytes)
-        if not body.strip():
+        if not bytes(body).strip():
             return kind()
         try:
             return msgspec.json.decode(body, type=kind)

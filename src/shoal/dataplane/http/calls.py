@@ -18,31 +18,61 @@ TIMEOUT: Final = b"shoal-timeout-ms"
 LONGEST_TIMEOUT_S: Final = 86_400.0  # a day; beyond, timers overflow
 
 
+class Target:
+    """What an inference's head says: which model, and how its body and its answer are packed. Equal
+    heads share one."""
+
+    __slots__ = ("encoded", "finished", "json_length", "kind", "name", "sized", "timed", "version")
+
+    def __init__(
+        self, kind: type[HttpCall], name: str, version: int | None, headers: dict[bytes, bytes]
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.version = version
+        self.timed = TIMEOUT in headers
+        self.encoded = b"content-encoding" in headers
+        self.sized = responses.JSON_LENGTH in headers
+        self.json_length: int | None = None  # once it was read
+        self.finished = not (  # nothing is left to do for an answer with status 200
+            responses.ACCEPT_ENCODING in headers or responses.REQUEST_ID in headers
+        )
+
+
 class HttpCall:
     """What both protocols have in common. Its responses have no request id yet."""
 
-    __slots__ = ("_http", "_max_body_bytes", "name", "size_bytes", "started", "version")
+    __slots__ = (
+        "_http", "_max_body_bytes", "_target", "name", "size_bytes", "started", "version",
+    )
     protocol = ""
 
-    def __init__(
-        self, http: Request, name: str, version: int | None, max_body_bytes: int
-    ) -> None:
+    def __init__(self, http: Request, target: Target, max_body_bytes: int) -> None:
         self.started = perf_counter()
-        self.name = name
-        self.version = version
+        self.name = target.name
+        self.version = target.version
         self.size_bytes = len(http.body)
         self._http = http
+        self._target = target
         self._max_body_bytes = max_body_bytes
 
     @property
     def request_id(self) -> str:
         return responses.request_id(self._http)
 
-    def body(self) -> bytes:
+    def body(self) -> bytes | memoryview:
         """Decompressed."""
+        if not self._target.encoded:
+            return self._http.body
         body = responses.read_body(self._http, self._max_body_bytes)
         self.size_bytes = len(body)
         return body
+
+    def decode(self, signature: Signature) -> InferRequest:
+        raise NotImplementedError
+
+    def encode(self, response: InferResponse, request: InferRequest) -> Response:
+        raise NotImplementedError
 
     def refuse(self, error: ShoalError) -> Response:
         return responses.error_response(error)
@@ -58,21 +88,20 @@ class V2Call(HttpCall):
     protocol = "v2"
 
     def decode(self, signature: Signature) -> InferRequest:
-        http = self._http
-        headers = http.headers
-        if TIMEOUT in headers:
-            timeout_s(http, 0.0)
-        body = self.body() if b"content-encoding" in headers else http.body
-        if b"inference-header-content-length" in headers:
-            return v2.decode_request(body, responses.json_length(http))
-        return v2.decode_request(body, None)
+        target = self._target
+        if target.timed:
+            timeout_s(self._http, 0.0)
+        if not target.sized:
+            return v2.decode_request(self.body(), None)
+        if target.json_length is None:
+            target.json_length = responses.json_length(self._http)
+        return v2.decode_request(self.body(), target.json_length)
 
     def encode(self, response: InferResponse, request: InferRequest) -> Response:
         parts, json_length = v2.encode_response(response, request)
         if json_length is None:
             return Response(200, parts, [responses.JSON])
-        length = (b"inference-header-content-length", str(json_length).encode())
-        return Response(200, parts, [responses.BINARY, length])
+        return Response(200, parts, [responses.BINARY, responses.json_length_header(json_length)])
 
 
 class V1Call(HttpCall):
@@ -82,10 +111,9 @@ class V1Call(HttpCall):
     protocol = "v1"
 
     def decode(self, signature: Signature) -> InferRequest:
-        headers = self._http.headers
-        if TIMEOUT in headers:
+        if self._target.timed:
             timeout_s(self._http, 0.0)
-        if b"inference-header-content-length" in headers:
+        if self._target.sized:
             raise InvalidRequest("the V1 protocol has no binary tensors; send them to the V2 path")
         return v1.to_request(v1.decode(self.body()), signature)
 

@@ -8,18 +8,39 @@ from typing import TypeAlias
 import msgspec
 
 
+class Head:
+    """What a request's head says, and how long the body behind it is. Requests with equal heads may
+    share one, so nothing in it changes, except that the handler keeps in `prepared` what it derives
+    from the head alone."""
+
+    __slots__ = ("headers", "length", "method", "prepared", "query", "target")
+
+    def __init__(
+        self, method: str, target: str, query: str, headers: dict[bytes, bytes], length: int
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.query = query
+        self.headers = headers
+        self.length = length
+        self.prepared: object = None
+
+
 class Request(msgspec.Struct):
     """method: upper case. target: the raw path, percent-encoding intact, without the query.
     headers: names lower case, the last of equal names wins, except that repeated list headers are
-    joined with ", ". received_at: `loop.time()` when the first byte of the request arrived.
+    joined with ", "; not to be changed. body: a view of memory of its own where it came in parts.
+    received_at: `loop.time()` when the first byte of the request arrived. head: of a request whose
+    head came before.
     """
 
     method: str
     target: str
     query: str
     headers: dict[bytes, bytes]
-    body: bytes
+    body: bytes | memoryview
     received_at: float
+    head: Head | None = None
 
 
 class Response(msgspec.Struct):

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from shoal.dataplane.http.message import Request
+from shoal.dataplane.http.message import Head, Request
+from shoal.dataplane.http.spool import Spool
 from shoal.settings import HttpSettings
 
 IDLE: Final = 0  # between requests
@@ -27,6 +27,8 @@ BODY: Final = 2
 MAX_HEADERS: Final = 200  # a browser sends 20; each costs a callback and a dictionary entry
 
 _LARGEST_SLICE: Final = 32 * 1024
+
+_TENSORS_AT: Final = b"inference-header-content-length"  # in a body; numpy wants them aligned
 
 _METHODS: Final = {
     name.encode(): name
@@ -53,16 +55,6 @@ class Refusal:
 
     status: int
     message: str
-
-
-class Head(NamedTuple):
-    """What a head says, and how long the body behind it is."""
-
-    method: str
-    target: str
-    query: str
-    headers: dict[bytes, bytes]
-    length: int
 
 
 class KnownHeads(dict[bytes, Head]):
@@ -95,7 +87,7 @@ class KnownHeads(dict[bytes, Head]):
             if len(self) >= self.MOST:
                 self.clear()
             self[head] = Head(
-                request.method, request.target, request.query, headers.copy(), len(request.body)
+                request.method, request.target, request.query, headers, len(request.body)
             )
 
 
@@ -117,9 +109,9 @@ class RequestReader:
 
     __slots__ = (
         "_body", "_draining", "_fields", "_headers", "_keep", "_known", "_max_body", "_max_head",
-        "_method", "_now", "_parser", "_query", "_quiet", "_repeats", "_spool", "_target",
-        "_upgrading", "_url", "expects_continue", "finished", "received_at", "refusal", "requests",
-        "says_keep_alive", "slice_bytes", "stage",
+        "_method", "_now", "_parser", "_query", "_quiet", "_repeats", "_spool",
+        "_target", "_upgrading", "_url", "expects_continue", "finished", "received_at", "refusal",
+        "requests", "says_keep_alive", "slice_bytes", "stage",
     )  # fmt: skip
 
     def __init__(self, settings: HttpSettings, known: KnownHeads) -> None:
@@ -145,7 +137,7 @@ class RequestReader:
         self._headers: dict[bytes, bytes] = {}  # those of the request, complete
         self._repeats = 0
         self._body = b""
-        self._spool: BytesIO | None = None
+        self._spool: Spool | None = None
         # Bytes since the head began or the body grew, not counting the slice in which that was;
         # -1: it was in this slice. Bounds heads, chunk extensions and trailers while they come.
         self._quiet = -1
@@ -156,14 +148,19 @@ class RequestReader:
         if self.finished:
             return
         if self.stage or not isinstance(data, bytes):
-            self._parse(data, now)
+            left = self.body_left if self._spool is not None else 0
+            if left:
+                self._take(data, left, now)
+            else:
+                self._parse(data, now)
             return
         head = data[: data.find(b"\r\n\r\n") + 4]
         known = self._known.get(head)
-        if known is not None and len(data) == len(head) + known[4]:
-            self.requests.append(
-                Request(known[0], known[1], known[2], known[3].copy(), data[len(head) :], now)
-            )
+        if known is not None and len(data) == len(head) + known.length:
+            self.requests.append(Request(
+                known.method, known.target, known.query, known.headers, data[len(head) :], now,
+                known,
+            ))
             return
         before = len(self.requests)
         self._parse(data, now)
@@ -175,8 +172,11 @@ class RequestReader:
         """Bytes of a body with Content-Length that have not come; 0 for others."""
         if self.stage != BODY:
             return 0
-        came = self._spool.tell() if self._spool else len(self._body)
-        return int(self._headers.get(b"content-length", 0)) - came
+        length = self._headers.get(b"content-length")
+        if length is None:
+            return 0
+        came = len(self._body) if self._spool is None else self._spool.size
+        return int(length) - came
 
     def refuse(self, status: int, message: str) -> None:
         """Read no further; `message` is the answer to what was being read."""
@@ -215,6 +215,21 @@ class RequestReader:
             self._quiet = self._quiet + len(data) if self._quiet >= 0 else 0
             if self._quiet > self._max_head:
                 self.refuse(*self._head_too_large())
+
+    def _take(self, data: bytes | memoryview, left: int, now: float) -> None:
+        """`data` continues a body of which `left` bytes have not come: no need to parse that."""
+        assert self._spool is not None
+        self._now = now
+        self._spool.add(data[:left])
+        if len(data) < left:
+            return
+        self._parser = HttpRequestParser(self)  # the other one still waits for the body
+        try:
+            self.on_message_complete()
+        except _Stop:
+            return
+        if len(data) > left:
+            self._parse(data[left:], now)
 
     def _learn(self, head: bytes, data: bytes) -> None:
         """The last request came out of `data`: if it alone did, its head may be worth keeping."""
@@ -280,19 +295,18 @@ class RequestReader:
             if not self._body:
                 self._body = part
                 return
-            # Not a list of parts: of two bytes each they would take twenty times their size.
-            self._spool = BytesIO()
-            self._spool.write(self._body)
-        self._spool.write(part)
-        if self._spool.tell() > self._max_body:
+            self._begin_spool()
+        assert self._spool is not None
+        self._spool.add(part)
+        if self._spool.size > self._max_body:
             self._body_too_large()
 
     def on_message_complete(self) -> None:
         if self._upgrading:
             return
-        body = self._body
+        body: bytes | memoryview = self._body
         if self._spool is not None:
-            body = self._spool.getvalue()
+            body = self._spool.whole()
             self._spool = None
             self._repeats = 0  # of trailers
         self._body = b""
@@ -364,10 +378,18 @@ class RequestReader:
         path = rest[start:]
         return path if path.startswith("/") else "/" + path
 
+    def _begin_spool(self) -> None:
+        aligned = self._headers.get(_TENSORS_AT, b"0")
+        self._spool = Spool(
+            expected=int(self._headers.get(b"content-length", 0)),
+            aligned=int(aligned) if aligned.isdigit() and len(aligned) < 16 else 0,
+        )
+        self._spool.add(self._body)
+
     def _begin_chunks(self, encoding: bytes) -> None:
         if encoding.lower() != b"chunked":
             self._stop(501, "of transfer encodings only `chunked` is implemented")
-        self._spool = BytesIO()
+        self._begin_spool()
         self._fields = {}  # trailers are forgotten: a proxy in front has not checked them
 
     def _check_expect(self, expectation: bytes) -> None:

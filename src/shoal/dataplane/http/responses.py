@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 from collections.abc import Awaitable
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
 from shoal.codecs import compression
 from shoal.codecs.errors import error_body, http_status, retry_after
+from shoal.dataplane import request_ids
 from shoal.dataplane.http.message import Request, Response
 from shoal.domain.errors import InvalidRequest, MethodNotAllowed, ShoalError
 
 JSON: Final = (b"content-type", b"application/json")
 BINARY: Final = (b"content-type", b"application/octet-stream")
-REQUEST_ID: Final = b"x-request-id"
+REQUEST_ID: Final = request_ids.HEADER
 ACCEPT_ENCODING: Final = b"accept-encoding"
-MAX_REQUEST_ID_BYTES: Final = 128
+JSON_LENGTH: Final = b"inference-header-content-length"
 
 # From here on a body is compressed on a thread: tensors take 20 to 150 ms a MB, which all other
 # requests would wait for, and many clients ask for compression without knowing it.
 THREAD_BYTES: Final = 4 * 1024
-
-_PREFIX: Final = secrets.token_hex(4)
-_NUMBERS: Final = itertools.count(1)
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -44,7 +41,7 @@ def error_response(error: ShoalError) -> Response:
     return Response(http_status(error), [error_body(error)], headers)
 
 
-def read_body(request: Request, max_bytes: int) -> bytes:
+def read_body(request: Request, max_bytes: int) -> bytes | memoryview:
     """The body, decompressed. Raises InvalidRequest, BodyTooLarge."""
     encoding = request.headers.get(b"content-encoding")
     if encoding is None:
@@ -88,17 +85,17 @@ def _compressed(response: Response, encoding: compression.Encoding) -> Response:
 def request_id(request: Request) -> str:
     """The client's `x-request-id` when it is fit to be logged and returned, else a new one, which
     the request carries from now on."""
-    given = request.headers.get(REQUEST_ID)
-    if given and len(given) <= MAX_REQUEST_ID_BYTES and all(33 <= byte <= 126 for byte in given):
-        return given.decode("ascii")
-    made = f"{_PREFIX}-{next(_NUMBERS):x}"
-    request.headers[REQUEST_ID] = made.encode()
+    given = request_ids.usable(request.headers.get(REQUEST_ID))
+    if given is not None:
+        return given
+    made = request_ids.make()
+    request.headers = {**request.headers, REQUEST_ID: made.encode()}
     return made
 
 
 def json_length(request: Request) -> int | None:
     """The value of Inference-Header-Content-Length. Raises InvalidRequest."""
-    given = request.headers.get(b"inference-header-content-length")
+    given = request.headers.get(JSON_LENGTH)
     if given is None:
         return None
     if not given.isdigit() or len(given) > 15:
@@ -107,3 +104,8 @@ def json_length(request: Request) -> int | None:
             "number of bytes of JSON at the body's beginning"
         )
     return int(given)
+
+
+@lru_cache(maxsize=1024)
+def json_length_header(length: int) -> tuple[bytes, bytes]:
+    return JSON_LENGTH, str(length).encode()

@@ -12,17 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from shoal.domain.errors import (
-    MethodNotAllowed,
-    ModelNotFound,
-    PathNotFound,
-    VersionNotFound,
-)
-from shoal.domain.model import MODEL_NAME
+from shoal.codecs import names
+from shoal.domain.errors import MethodNotAllowed, PathNotFound
 
 KNOWN_TARGETS: Final = 50_000  # paths whose meaning is kept
 LONGEST_KNOWN: Final = 512  # characters of one: what strangers ask for must not fill the memory
-_SHOWN: Final = 100  # characters of a path or a name in messages
 
 
 class Kind(enum.Enum):
@@ -118,39 +112,20 @@ def find(method: str, target: str) -> Route:
             continue
         if method not in kind.methods:
             raise MethodNotAllowed(
-                f"{_shown(target)} takes {' or '.join(kind.methods)}, not {method}", kind.methods
+                f"{names.shown(target)} takes {' or '.join(kind.methods)}, not {method}",
+                kind.methods,
             )
         groups = match.groupdict()
         return Route(kind, _name(groups.get("name")), _version(groups.get("version")))
     raise PathNotFound(
-        f"there is nothing at {_shown(target)}; inference is at /v2/models/NAME/infer and "
+        f"there is nothing at {names.shown(target)}; inference is at /v2/models/NAME/infer and "
         "/v1/models/NAME:predict"
     )
 
 
 def _name(text: str | None) -> str:
-    """What could be the name of a model, so that nothing else is looked up, logged or kept."""
-    if text is None:
-        return ""
-    name = unquote(text)
-    if not MODEL_NAME.fullmatch(name):
-        raise ModelNotFound(
-            f"there is no model {_shown(name)!r}; names have 1 to 254 letters, digits, '_', '.' "
-            "and '-'"
-        )
-    return name
+    return "" if text is None else names.model_name(unquote(text))
 
 
 def _version(text: str | None) -> int | None:
-    if text is None:
-        return None
-    version = unquote(text)
-    if not (version.isascii() and version.isdigit()) or len(version) > 18:
-        raise VersionNotFound(
-            f"there is no version {_shown(version)!r}; versions are numbers: 1, 2, 3, …"
-        )
-    return int(version)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return None if text is None else names.model_version(unquote(text))

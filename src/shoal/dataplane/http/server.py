@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from dataclasses import dataclass
 from typing import Final
 
 from shoal.dataplane.http.connection import Connection
 from shoal.dataplane.http.message import Handler
 from shoal.dataplane.http.shared import OnError, Shared, Stats
-from shoal.domain.errors import InvalidSpecification
+from shoal.dataplane.listening import Listen, listen_on
 from shoal.settings import HttpSettings
 
 _CUT_S: Final = 1.0  # what a transport may take to say that it was cut
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listen:
-    """Where. `sock`, bound, wins over host and port; the server closes it. `port` 0: any free one.
-    `reuse_port`: several processes may listen on the same port, the kernel spreads connections."""
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    sock: socket.socket | None = None
-    reuse_port: bool = False
-    backlog: int = 2048
-    ssl_context: ssl.SSLContext | None = None
 
 
 class Server:
@@ -51,35 +35,13 @@ class Server:
 
     async def start(self) -> None:
         """Raises InvalidSpecification when the address cannot be listened on."""
-        loop = asyncio.get_running_loop()
-        shared = Shared(self._handler, self._settings, self._on_error, loop)
-        listen = self._listen
-        tls = listen.ssl_context
-        handshake_s = (self._settings.read_timeout_s or None) if tls is not None else None
-        try:
-            if listen.sock is not None:
-                self._server = await loop.create_server(
-                    lambda: Connection(shared),
-                    sock=listen.sock,
-                    backlog=listen.backlog,
-                    ssl=tls,
-                    ssl_handshake_timeout=handshake_s,
-                )
-            else:
-                self._server = await loop.create_server(
-                    lambda: Connection(shared),
-                    listen.host,
-                    listen.port,
-                    backlog=listen.backlog,
-                    reuse_port=listen.reuse_port,
-                    ssl=tls,
-                    ssl_handshake_timeout=handshake_s,
-                )
-        except OSError as error:
-            raise InvalidSpecification(
-                f"cannot listen on {listen.host} port {listen.port}: "
-                f"{error.strerror or error}; choose another host or http.port"
-            ) from error
+        shared = Shared(
+            self._handler, self._settings, self._on_error, asyncio.get_running_loop()
+        )
+        self._server = await listen_on(
+            self._listen, lambda: Connection(shared), setting="http.port",
+            handshake_s=self._settings.read_timeout_s,
+        )
         self._shared = shared
         self._address = self._server.sockets[0].getsockname()[:2]
 
