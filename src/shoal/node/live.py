@@ -30,10 +30,9 @@ GROWTH: Final = 2  # a call with so many times the bytes of a fast one may run i
 TOO_SLOW: Final = 4  # inline calls that take so many times the limit end running inline,
 SLOW_WITHIN: Final = 50  # if two of so many do: once it may be that the system took the processor
 
-# An inline call that takes less is not worth waiting for others. Twice what gathering costs, since
-# both seem longer where others use the processor too.
-WORTH_GATHERING_S: Final = 40e-6
-GATHERING_COSTS_S: Final = 16e-6  # a call that is gathered instead of run at once, measured
+# What a call costs that is gathered instead of run at once: about 20 µs, and as much again so that
+# cheap calls do not seem dear where others use the processor too.
+GATHERING_COSTS_S: Final = 40e-6
 COMPANY: Final = 1.5  # calls in a turn from which they are gathered
 ALONE: Final = 1.2  # and below which they no longer are
 NEW_COMPANY: Final = 0.1  # weight of the latest turn
@@ -116,7 +115,7 @@ class LiveCopy:
         # One thread stays free for others, so that a slow model does not delay them.
         self._threads = min(self._most_calls, max(running.threads - 1, 1))
         self._on_threads = 0  # calls of the model that run there now
-        self._long_s = min(WORTH_GATHERING_S, running.inline_limit_s * TOO_SLOW)
+        self._long_s = min(GATHERING_COSTS_S, running.inline_limit_s * TOO_SLOW)
         self._short_bytes = FIRST_INLINE_BYTES  # calls of so many bytes are short
         self._inline_bytes = FIRST_INLINE_BYTES  # the same, or 0 while calls are gathered
         self._slow_at = -SLOW_WITHIN  # `uses` after the latest inline call that was too slow
