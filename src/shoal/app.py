@@ -32,7 +32,13 @@ from shoal.node.folders import Folders
 from shoal.node.instance import Instance, Parts
 from shoal.node.live import Running
 from shoal.node.loader import Loader
-from shoal.node.machine import tune_allocator, usable_cpus, usable_memory_bytes
+from shoal.node.machine import (
+    be_nice,
+    run_soon_after_waking,
+    tune_allocator,
+    usable_cpus,
+    usable_memory_bytes,
+)
 from shoal.node.operations import Identity, Operations
 from shoal.node.threads import still_running
 from shoal.observability.logs import configure_logs, get_logger
@@ -51,6 +57,9 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 # Python slower by taking turns: two of them already lose a third.
 _SWITCH_INTERVAL_S: Final = 1e-4
 
+# Of the event loop's thread: it runs for less than that, and soon, beside threads that compute.
+_SLICE_S: Final = 1e-4
+
 _THREADS_END_S: Final = 0.5  # what idle threads take to end
 _LEAST_STOP_S: Final = 0.5  # for management to end, after inference took all the time
 
@@ -64,6 +73,7 @@ def serve(configuration: Configuration, folders: Sequence[Path]) -> int:
     configure_logs(settings.log.level, settings.log.format)
     tune_allocator()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    run_soon_after_waking(_SLICE_S)
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(max(settings.request.framework_threads, 1)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -219,7 +229,9 @@ class App:
                 framework_threads=max(request.framework_threads, 1),
             ),
             running=Running(
-                pool=ThreadPoolExecutor(threads, "shoal-predict"),
+                pool=ThreadPoolExecutor(
+                    threads, "shoal-predict", be_nice, (request.thread_niceness,)
+                ),
                 threads=threads,
                 inline_limit_s=request.inline_limit_ms / 1e3,
                 max_queued=request.max_queued_per_model,

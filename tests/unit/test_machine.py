@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
 
 from shoal.node import machine
-from shoal.node.machine import usable_cpus, usable_memory_bytes
+from shoal.node.machine import (
+    be_nice,
+    run_soon_after_waking,
+    usable_cpus,
+    usable_memory_bytes,
+)
+
+T = TypeVar("T")
 
 MIB = 1024 * 1024
 ALL_BYTES = psutil.virtual_memory().total
@@ -103,3 +114,28 @@ def test_what_the_process_takes_grows_with_what_it_holds() -> None:
     del ballast
     machine.trim_heap()
     assert machine.allocated_bytes() - allocated < 16 * MIB
+
+
+def on_a_thread(act: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+def test_a_thread_can_be_nicer_than_the_others() -> None:
+    def niceness() -> int:
+        be_nice(3)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert on_a_thread(niceness) == min(before + 3, 19)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_asking_for_short_slices_leaves_priorities_as_they_are() -> None:
+    def ask() -> tuple[int, int]:
+        run_soon_after_waking(1e-4)  # whether the kernel can or not
+        policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), policy
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert on_a_thread(ask) == (before, os.SCHED_OTHER)

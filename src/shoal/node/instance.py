@@ -152,6 +152,7 @@ class Instance:
         self._report_uses(self.live.values())
         await self.replica.stop()
         self.tickets.close()
+        self._resident.give_back()
         self._parts.running.pool.shutdown(wait=False, cancel_futures=True)
 
     # --- requests -------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ class Instance:
         self.send(on.MemoryMeasured(grown))
         self.send(on.Ticked())
         self._offer_fill()
-        self._resident.tick(len(self.live), self.clock.monotonic())
+        self._resident.tick(self.clock.monotonic())
         if self._trim_wanted:
             self._trim_wanted = False
             run_apart("shoal-trim", trim_heap)

@@ -10,7 +10,10 @@ import contextlib
 import ctypes
 import math
 import os
+import platform
+import struct
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,6 +27,11 @@ _M_MMAP_THRESHOLD: Final = -3  # numbers of malloc.h
 _M_ARENA_MAX: Final = -8
 _MAPPED_FROM_BYTES: Final = 128 * 1024  # glibc's own first value; setting it keeps it there
 _ARENAS: Final = 2
+
+# struct sched_attr and its call; glibc has no function for it before 2.41.
+_SCHED_ATTR: Final = struct.Struct("<IIQiIQQQII")
+_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
+_RESET_ON_FORK: Final = 1
 
 
 def usable_memory_bytes(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
@@ -94,6 +102,32 @@ def tune_allocator() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
         mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def run_soon_after_waking(slice_s: float) -> bool:
+    """Ask the kernel to run this thread in slices of `slice_s` seconds, so that it soon has its
+    turn beside threads that compute; threads that it starts are as usual. Did the kernel agree? It
+    knows this since Linux 6.12 (sched_setattr(2): `sched_runtime` of SCHED_OTHER).
+    """
+    number = _SCHED_SETATTR.get(platform.machine())
+    policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+    if number is None or policy != os.SCHED_OTHER:
+        return False
+    slice_ns = round(slice_s * 1e9)
+    attributes = _SCHED_ATTR.pack(
+        _SCHED_ATTR.size, os.SCHED_OTHER, _RESET_ON_FORK, os.nice(0), 0, slice_ns, 0, 0, 0, 0
+    )
+    with contextlib.suppress(OSError, AttributeError):
+        return bool(ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0)
+    return False
+
+
+def be_nice(niceness: int) -> None:
+    """Leave this thread so much less of the processors than others of this process have (nice(2),
+    which counts by threads on Linux)."""
+    with contextlib.suppress(OSError):
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + niceness)
 
 
 def trim_heap() -> None:
