@@ -48,11 +48,13 @@ class _Request(msgspec.Struct):
 
 class _Known(msgspec.Struct):
     """A document that came before, all of whose tensors follow it as bytes: the request without
-    their data, and how many bytes each has."""
+    their data, and how many bytes each has. plain: the numpy type of each, None where the bytes
+    themselves can be wrong."""
 
     request: InferRequest
     sizes: list[int]
     size: int
+    plain: list[np.dtype[np.generic] | None]
 
 
 class _KnownDocuments(dict[bytes, _Known]):
@@ -83,7 +85,11 @@ class _KnownDocuments(dict[bytes, _Known]):
             for item in request.inputs
         ]
         kept = InferRequest(inputs, request.id, request.parameters, request.outputs)
-        self[document] = _Known(kept, sizes, sum(sizes))
+        plain = [
+            None if item.datatype in ("BYTES", "BOOL") else tensors.DTYPES[item.datatype]
+            for item in inputs
+        ]
+        self[document] = _Known(kept, sizes, sum(sizes), plain)
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
@@ -123,10 +129,12 @@ def _filled(known: _Known, binary: memoryview) -> InferRequest:
     like = known.request
     inputs = []
     offset = 0
-    for item, size in zip(like.inputs, known.sizes, strict=True):
-        data = tensors.parse_binary(
-            item.name, item.datatype, item.shape, binary[offset : offset + size]
-        )
+    for item, size, dtype in zip(like.inputs, known.sizes, known.plain, strict=True):
+        raw = binary[offset : offset + size]
+        if dtype is not None and raw.readonly:
+            data = np.ndarray(item.shape, dtype, bytearray(raw))  # as `parse_binary` ends
+        else:
+            data = tensors.parse_binary(item.name, item.datatype, item.shape, raw)
         inputs.append(Tensor(item.name, item.datatype, item.shape, data, item.parameters))
         offset += size
     parameters = like.parameters.copy()  # a model may change its own
