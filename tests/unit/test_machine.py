@@ -19,6 +19,7 @@ from shoal.node.machine import (
     usable_cpus,
     usable_memory_bytes,
 )
+from shoal.node.threads import nicely, run_apart
 
 T = TypeVar("T")
 
@@ -129,6 +130,15 @@ def test_a_thread_can_be_nicer_than_the_others() -> None:
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert on_a_thread(niceness) == min(before + 3, 19)
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_work_can_be_done_nicely() -> None:
+    def niceness(added: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + added
+
+    before = niceness(0)
+    assert run_apart("nice", nicely(2, niceness), 100).result(10) == min(before + 2, 19) + 100
+    assert niceness(0) == before
 
 
 def test_asking_for_short_slices_leaves_priorities_as_they_are() -> None:

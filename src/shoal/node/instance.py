@@ -33,7 +33,7 @@ from shoal.node.machine import resident_bytes, trim_heap
 from shoal.node.optimizing import Optimizer
 from shoal.node.replica import Replica
 from shoal.node.resident import Resident
-from shoal.node.threads import run_apart
+from shoal.node.threads import nicely, run_apart
 from shoal.node.tickets import Tickets
 from shoal.node.turns import Turns
 from shoal.node.usage import Usage
@@ -105,6 +105,7 @@ class Instance:
         self._baseline_bytes = resident_bytes()
         self._trim_wanted = False
         self._resident = Resident()
+        self._load_nicely = nicely(self.settings.request.thread_niceness, parts.loader.load)
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life -----------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ class Instance:
                 self._load_failed, revision,
                 LoadFailed("an earlier load of it still hangs; repair what it waits for"))
             return
-        load = run_apart("shoal-load", self._parts.loader.load, revision)
+        load = run_apart("shoal-load", self._load_nicely, revision)
         self._loads[revision.id] = _Load(revision, load, self.clock.monotonic())
         load.add_done_callback(
             lambda done: self._from_thread(self._load_ended, revision, done)

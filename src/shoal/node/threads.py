@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
+from shoal.node.machine import be_nice
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,6 +31,17 @@ def run_apart(name: str, act: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def nicely(niceness: int, act: Callable[P, T]) -> Callable[P, T]:
+    """`act`, to be called on a thread that does nothing else: the processors are first for those
+    who are less nice."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        be_nice(niceness)
+        return act(*args, **kwargs)
+
+    return run
 
 
 def still_running(prefix: str, within_s: float) -> list[str]:

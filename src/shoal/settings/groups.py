@@ -228,11 +228,11 @@ class RequestSettings(Group):
     and at least 16. Each model uses only what its framework gains from, so that several slow ones
     leave threads for the others; an idle thread costs nothing."""
 
-    thread_niceness: Annotated[int, Field(ge=0, le=19)] = 10
-    """How much less of the processors threads that run models get than the event loop, as nice(1)
-    counts, where both want the same one. It takes the 99th percentile of a fast model beside one
-    that computes from 5 to 2 ms. 0 where other programs compute in the same control group: a
-    thread that waits for a processor while it holds the interpreter's lock holds up everything."""
+    thread_niceness: Annotated[int, Field(ge=0, le=19)] = 5
+    """How much less of the processors threads that run and load models get than the event loop, as
+    nice(1) counts, where both want the same one. With 5, the 99th percentile of a fast model beside
+    one that computes is 3 ms instead of 5, with 10 it is 2 ms; but such threads also give way to
+    other programs in the same control group, and what waits for them takes longer."""
 
     inline_limit_ms: Annotated[float, Field(ge=0)] = 0.25
     """A model whose calls take less, in milliseconds, runs on the event loop: a hop to a thread
