@@ -3,7 +3,7 @@
     python -m benchmarks large [--rounds 5] [--seconds 1] [--only-shoal]
 
 A model that gives back what it gets, of 1 MiB and 16 MiB, asked by tritonclient one request after
-the other: JSON (1 MiB) and binary over HTTP, and gRPC; the same client asks Triton's Python backend
+the other: JSON and binary over HTTP, and gRPC; the same client asks Triton's Python backend
 (see `peers`). The last line is JSON: MiB of tensors a second, in and out together, and the server's
 processor time a request in units of one copy of the tensor in memory (`_copies`): the kernel alone
 needs two, one in and one out.
@@ -73,8 +73,6 @@ def main() -> None:
             figures[f"memory_copy_{size_mib}mib_mib_per_s"] = round(size_mib / copy_s)
             print(f"a copy of {size_mib} MiB in memory: {size_mib / copy_s:,.0f} MiB/s")
             for kind in ("http_json", "http_binary", "grpc"):
-                if kind == "http_json" and size_mib > 1:
-                    continue
                 figures |= compare(f"{kind}_{size_mib}mib", at, x, copy_s, options)
     print(json.dumps(figures))
 
