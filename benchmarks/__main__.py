@@ -27,7 +27,7 @@ def main() -> None:
         for name, line in names.items():
             print(f"{name:>12}  {line}")
         return
-    name = sys.argv.pop(1)
+    name = sys.argv.pop(1).replace("-", "_")
     if name not in names:
         sys.exit(f"there is no benchmark {name!r}; there are {', '.join(names)}")
     if not {"-h", "--help"} & set(sys.argv):

@@ -53,7 +53,7 @@ def run(trace: Trace, eviction: str) -> tuple[float, float]:
     """Share of requests that waited for a load, and mean seconds waited, in the second half."""
     total = sum(record.revisions[0].files_bytes for record in trace.records)
     core = Core(Options(budget_bytes=round(total * 0.05), eviction=eviction, load_concurrency=1,
-                        max_wait_s=1e9))
+                        max_wait_s=1e9), {each.name: each for each in trace.records}.get)
     ready: set[str] = set()
     used: dict[str, tuple[int, float]] = {}
     cold, waited_s, half = 0, 0.0, len(trace.requests) // 2
@@ -79,7 +79,7 @@ def run(trace: Trace, eviction: str) -> tuple[float, float]:
             used.clear()
             reported_at = now
         if key not in ready:
-            send(on.CopyRequested(place, record), now, load_s)
+            send(on.CopyRequested(place, record.name), now, load_s)
             if place >= half:
                 cold += 1
                 waited_s += load_s

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from examples.make_models import Case, make_models
+from examples.cases import Case
+from examples.make_models import make_models
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

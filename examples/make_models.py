@@ -1,11 +1,12 @@
-"""Trains a small real model of every kind that Shoal serves, in a few seconds.
+"""Trains small real models, in a few seconds.
 
-    python examples/make_models.py [FOLDER]        (default: examples/models)
+    python -m examples.make_models [FOLDER [FURTHER …]]        (default: examples/models)
     shoal serve FOLDER
 
 Every child of the folder is one model. `requests.json`, beside the folder, holds a request for each
-(an Open Inference Protocol body) and the answer its framework gives to it. Needs the extras `all`
-and `examples`. Knows nothing of Shoal: the answers are the frameworks' own.
+(an Open Inference Protocol body) and the answer its framework gives to it. Needs the extras `usual`
+and `examples`. FURTHER: modules of `examples.further` (or `all`), whose frameworks take longer to
+import. Knows nothing of Shoal: the answers are the frameworks' own.
 """
 
 from __future__ import annotations
@@ -16,40 +17,20 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from examples.cases import Array, Case, place, question, reply
 
 SEED: Final = 7
 ROWS: Final = 3
-_DATATYPES: Final = {"f4": "FP32", "f8": "FP64", "i8": "INT64", "i4": "INT32"}
-
-Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, a request for it and the right answer.
-
-    artifact: what its framework reads, relative to the folder. request, expect: Open Inference
-    Protocol bodies. inputs, outputs: what is declared beside the artifact, if anything.
-    """
-
-    model: str
-    format: str
-    artifact: str
-    request: dict[str, Any]
-    expect: dict[str, Any]
-    version: str | None = None
-    inputs: list[dict[str, Any]] = field(default_factory=list)
-    outputs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def make_models(folder: Path) -> list[Case]:
-    """Write all models into `folder`, over earlier ones of the same names."""
+    """Write the usual models into `folder`, over earlier ones of the same names."""
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
     with warnings.catch_warnings():  # of deprecated TorchScript and of `.bst`: both on purpose
@@ -57,6 +38,15 @@ def make_models(folder: Path) -> list[Case]:
         for make in _MAKERS:
             cases.extend(make(folder))
     return cases
+
+
+def make_further(folder: Path, name: str) -> list[Case]:
+    """As `make_models`, the models of one module of `examples.further`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: list[Case] = import_module(f"examples.further.{name}").make(folder)
+    return made
 
 
 # --- scikit-learn -------------------------------------------------------------------------------
@@ -69,10 +59,10 @@ def _iris(folder: Path) -> list[Case]:
 
     rows, species = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=500).fit(rows, species)
-    joblib.dump(model, _place(folder, "iris/model.joblib"))
+    joblib.dump(model, place(folder, "iris/model.joblib"))
     asked = rows[[0, 75, 149]]
-    return [Case("iris", "sklearn", "iris/model.joblib", _request(predict=asked),
-                 _answer(predict=model.predict(asked)))]
+    return [Case("iris", "sklearn", "iris/model.joblib", question(predict=asked),
+                 reply(predict=model.predict(asked)))]
 
 
 def _digits(folder: Path) -> list[Case]:
@@ -81,9 +71,9 @@ def _digits(folder: Path) -> list[Case]:
 
     rows, digits = load_digits(return_X_y=True)
     model = RandomForestClassifier(20, max_depth=10, random_state=SEED).fit(rows, digits)
-    _place(folder, "digits.pkl").write_bytes(pickle.dumps(model))
-    return [Case("digits", "sklearn", "digits.pkl", _request(predict=rows[:ROWS]),
-                 _answer(predict=model.predict(rows[:ROWS])))]
+    place(folder, "digits.pkl").write_bytes(pickle.dumps(model))
+    return [Case("digits", "sklearn", "digits.pkl", question(predict=rows[:ROWS]),
+                 reply(predict=model.predict(rows[:ROWS])))]
 
 
 def _wine(folder: Path) -> list[Case]:
@@ -96,9 +86,9 @@ def _wine(folder: Path) -> list[Case]:
     rows, cultivar = load_wine(return_X_y=True)
     names = np.array(["barolo", "grignolino", "barbera"])
     model = make_pipeline(StandardScaler(), SVC()).fit(rows, names[cultivar])
-    skops.io.dump(model, _place(folder, "wine.skops"))
-    return [Case("wine", "sklearn", "wine.skops", _request(predict=rows[::70]),
-                 _answer(predict=model.predict(rows[::70])))]
+    skops.io.dump(model, place(folder, "wine.skops"))
+    return [Case("wine", "sklearn", "wine.skops", question(predict=rows[::70]),
+                 reply(predict=model.predict(rows[::70])))]
 
 
 def _penguins(folder: Path) -> list[Case]:
@@ -117,10 +107,10 @@ def _penguins(folder: Path) -> list[Case]:
     )
     data = pd.DataFrame(frame)
     model = make_pipeline(prepare, LogisticRegression(max_iter=500)).fit(data, species)
-    joblib.dump(model, _place(folder, "penguins/model.joblib"))
+    joblib.dump(model, place(folder, "penguins/model.joblib"))
     asked = {name: column[:ROWS] for name, column in frame.items()}
-    return [Case("penguins", "sklearn", "penguins/model.joblib", _request(**asked),
-                 _answer(predict=model.predict(data[:ROWS])))]
+    return [Case("penguins", "sklearn", "penguins/model.joblib", question(**asked),
+                 reply(predict=model.predict(data[:ROWS])))]
 
 
 def _colony() -> tuple[dict[str, Array], Array]:
@@ -153,9 +143,9 @@ def _prices(folder: Path) -> list[Case]:
     models = {"1": LinearRegression(), "2": GradientBoostingRegressor(random_state=SEED)}
     for version, model in models.items():
         path = f"prices/{version}/model.joblib"
-        joblib.dump(model.fit(flats, prices), _place(folder, path))
-        cases.append(Case("prices", "sklearn", path, _request(predict=flats[:ROWS]),
-                          _answer(predict=model.predict(flats[:ROWS])), version))
+        joblib.dump(model.fit(flats, prices), place(folder, path))
+        cases.append(Case("prices", "sklearn", path, question(predict=flats[:ROWS]),
+                          reply(predict=model.predict(flats[:ROWS])), version))
     return cases
 
 
@@ -167,15 +157,15 @@ def _mlserver_iris(folder: Path) -> list[Case]:
 
     rows, species = load_iris(return_X_y=True)
     model = DecisionTreeClassifier(max_depth=3, random_state=SEED).fit(rows, species)
-    joblib.dump(model, _place(folder, "iris-tree/model.joblib"))
-    _place(folder, "iris-tree/model-settings.json").write_text(json.dumps({
+    joblib.dump(model, place(folder, "iris-tree/model.joblib"))
+    place(folder, "iris-tree/model-settings.json").write_text(json.dumps({
         "name": "iris-tree",
         "implementation": "mlserver_sklearn.SKLearnModel",
         "parameters": {"uri": "./model.joblib"},
     }, indent=2))
     asked = rows[[10, 60, 110]]
-    return [Case("iris-tree", "sklearn", "iris-tree/model.joblib", _request(predict=asked),
-                 _answer(predict=model.predict(asked)))]
+    return [Case("iris-tree", "sklearn", "iris-tree/model.joblib", question(predict=asked),
+                 reply(predict=model.predict(asked)))]
 
 
 # --- boosted trees ------------------------------------------------------------------------------
@@ -193,10 +183,10 @@ def _boosted(folder: Path) -> list[Case]:
             {"nthread": 1, "max_depth": 3, "seed": SEED, **parameters},
             xgboost.DMatrix(rows, target), 15,
         )
-        booster.save_model(_place(folder, path))
+        booster.save_model(place(folder, path))
         answer = booster.predict(xgboost.DMatrix(rows[:ROWS]))
         name = Path(path).name.partition(".")[0]
-        return Case(name, "xgboost", path, _request(predict=rows[:ROWS]), _answer(predict=answer))
+        return Case(name, "xgboost", path, question(predict=rows[:ROWS]), reply(predict=answer))
 
     return [
         train(load_diabetes, "diabetes.json", objective="reg:squarederror"),
@@ -213,18 +203,17 @@ def _lightgbm(folder: Path) -> list[Case]:
     parameters = {"objective": "multiclass", "num_class": 3, "verbose": -1, "seed": SEED,
                   "num_threads": 1, "deterministic": True, "num_leaves": 7}
     booster = lightgbm.train(parameters, lightgbm.Dataset(rows, cultivar), 15)
-    booster.save_model(_place(folder, "grapes.txt"))
-    return [Case("grapes", "lightgbm", "grapes.txt", _request(predict=rows[::70]),
-                 _answer(predict=booster.predict(rows[::70])))]
+    booster.save_model(place(folder, "grapes.txt"))
+    return [Case("grapes", "lightgbm", "grapes.txt", question(predict=rows[::70]),
+                 reply(predict=booster.predict(rows[::70])))]
 
 
 # --- networks -----------------------------------------------------------------------------------
 
 
-def _onnx(folder: Path) -> list[Case]:
-    """Weights learnt with scikit-learn, written as a graph of three operations."""
-    import onnx
-    import onnxruntime
+def iris_network() -> tuple[Any, Array]:
+    """An ONNX model of three operations, with weights learnt with scikit-learn; and measures of
+    three flowers."""
     from onnx import TensorProto, helper, numpy_helper
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
@@ -250,13 +239,20 @@ def _onnx(folder: Path) -> list[Case]:
     )
     # The versions of two years ago, so that an older ONNX Runtime reads them as well.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    path = _place(folder, "iris-net/model.onnx")
+    return model, rows[[0, 75, 149]].astype("f4")
+
+
+def _onnx(folder: Path) -> list[Case]:
+    import onnx
+    import onnxruntime
+
+    model, asked = iris_network()
+    path = place(folder, "iris-net/model.onnx")
     onnx.save(model, path)
-    asked = rows[[0, 75, 149]].astype("f4")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     label, probabilities = session.run(None, {"measures": asked})
-    return [Case("iris-net", "onnx", "iris-net/model.onnx", _request(measures=asked),
-                 _answer(label=label, probabilities=probabilities))]
+    return [Case("iris-net", "onnx", "iris-net/model.onnx", question(measures=asked),
+                 reply(label=label, probabilities=probabilities))]
 
 
 def _torchscript(folder: Path) -> list[Case]:
@@ -278,14 +274,14 @@ def _torchscript(folder: Path) -> list[Case]:
         torch.nn.functional.cross_entropy(network(images), torch.from_numpy(digits)).backward()
         steps.step()
     network.eval()
-    torch.jit.script(network).save(str(_place(folder, "digits-net/1/model.pt")))
-    _place(folder, "digits-net/config.pbtxt").write_text(_CONFIG)
+    torch.jit.script(network).save(str(place(folder, "digits-net/1/model.pt")))
+    place(folder, "digits-net/config.pbtxt").write_text(_CONFIG)
     with torch.inference_mode():
         answer = network(images[:ROWS]).numpy()
     torch.set_num_threads(threads)
     return [Case(
         "digits-net", "pytorch", "digits-net/1/model.pt",
-        _request(INPUT__0=images[:ROWS].numpy()), _answer(OUTPUT__0=answer),
+        question(INPUT__0=images[:ROWS].numpy()), reply(OUTPUT__0=answer),
         inputs=[{"name": "INPUT__0", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
         outputs=[{"name": "OUTPUT__0", "datatype": "FP32", "shape": [-1, 10]}],
     )]
@@ -306,33 +302,10 @@ def _mood(folder: Path) -> list[Case]:
     """A Python class that prepares text itself; its answers are counted by hand."""
     source = Path(__file__).parent / "python_model"
     for name in ("model.py", "words.json"):
-        shutil.copyfile(source / name, _place(folder, f"mood/{name}"))
+        shutil.copyfile(source / name, place(folder, f"mood/{name}"))
     reviews = np.array(["A lovely, fresh idea!", "Great food", "Cold soup. Never again."])
-    answer = _answer(mood=np.array(["happy", "happy", "sad"]), score=np.array([3, 2, -2]))
-    return [Case("mood", "python", "mood", _request(review=reviews), answer)]
-
-
-# --- bodies -------------------------------------------------------------------------------------
-
-
-def _request(**inputs: Array) -> dict[str, Any]:
-    return {"inputs": [_tensor(name, array) for name, array in inputs.items()]}
-
-
-def _answer(**outputs: Array) -> dict[str, Any]:
-    return {"outputs": [_tensor(name, array) for name, array in outputs.items()]}
-
-
-def _tensor(name: str, array: Array) -> dict[str, Any]:
-    datatype = _DATATYPES.get(array.dtype.str[1:], "BYTES")
-    return {"name": name, "datatype": datatype, "shape": list(array.shape),
-            "data": array.ravel().tolist()}
-
-
-def _place(folder: Path, name: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    answer = reply(mood=np.array(["happy", "happy", "sad"]), score=np.array([3, 2, -2]))
+    return [Case("mood", "python", "mood", question(review=reviews), answer)]
 
 
 _MAKERS: Final = (
@@ -343,7 +316,12 @@ _MAKERS: Final = (
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "models"
+    further = sys.argv[2:]
+    if further == ["all"]:
+        further = sorted(each.stem for each in (Path(__file__).parent / "further").glob("*.py"))
     cases = make_models(folder)
+    for name in further:
+        cases += make_further(folder, name)
     requests = folder.parent / "requests.json"
     requests.write_text(json.dumps([asdict(case) for case in cases], indent=1))
     print(f"{len(cases)} models in {folder}, requests and answers in {requests}")

@@ -2,35 +2,39 @@
 
     python scripts/make_protos.py
 
-Needs grpcio-tools (an extra of the tests). A test compares the file with the texts, so it cannot be
-forgotten.
+Needs grpcio-tools (an extra of the tests). A test compares the files with the texts, so it cannot
+be forgotten.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
 
-PROTOS: Final = Path(__file__).parent.parent / "src" / "shoal" / "codecs" / "protos"
-DESCRIPTORS: Final = PROTOS / "descriptors.binpb"
+_PACKAGE: Final = Path(__file__).parent.parent / "src" / "shoal"
+FOLDERS: Final = tuple(_PACKAGE / name / "protos" for name in ("codecs", "stores", "external"))
+DESCRIPTORS: Final = "descriptors.binpb"
 
 
-def compiled() -> bytes:
-    """The descriptor set of all .proto files, what is imported before what imports it."""
-    names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+def compiled(protos: Path) -> bytes:
+    """The descriptor set of all .proto files in a folder, what is imported before what imports
+    it."""
+    names = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "descriptors"
-        status = protoc.main([
-            "protoc", f"--proto_path={PROTOS}", f"--proto_path={files('grpc_tools') / '_proto'}",
-            f"--descriptor_set_out={out}", *names,
-        ])
-        if status != 0:
-            raise SystemExit(f"protoc refused the files of {PROTOS}")
+        # In a process of its own: it brings a protobuf library that others do not get on with.
+        ended = subprocess.run([
+            sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={protos}",
+            f"--proto_path={files('grpc_tools') / '_proto'}", f"--descriptor_set_out={out}", *names,
+        ], check=False)
+        if ended.returncode != 0:
+            raise SystemExit(f"protoc refused the files of {protos}")
         described = FileDescriptorSet.FromString(out.read_bytes())
     for file in described.file:  # as ours: other compilers might add what they like
         file.ClearField("source_code_info")
@@ -38,7 +42,8 @@ def compiled() -> bytes:
 
 
 def main() -> None:
-    DESCRIPTORS.write_bytes(compiled())
+    for folder in FOLDERS:
+        (folder / DESCRIPTORS).write_bytes(compiled(folder))
 
 
 if __name__ == "__main__":

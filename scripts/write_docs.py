@@ -109,10 +109,19 @@ def cli_page() -> str:
     epilog = " ".join((program.epilog or "").split())
     lines = ["# Command line", "", _GENERATED, "", _CLI, epilog, "", "## shoal", ""]
     lines += _parameters("option", _of(program))
-    for name, command in program.commands.items():
-        assert isinstance(command, TyperCommand)
+    for name, command in commands_of(program):
         lines += _command(name, command)
     return "\n".join(lines)
+
+
+def commands_of(group: TyperGroup, above: str = "") -> Iterator[tuple[str, TyperCommand]]:
+    """All commands, with the words that call each."""
+    for word, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands_of(command, f"{above}{word} ")
+        else:
+            assert isinstance(command, TyperCommand)
+            yield f"{above}{word}", command
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {

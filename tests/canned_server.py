@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+from tests.http_server import Handler, HttpServer
 
 
 @dataclass
@@ -37,17 +35,16 @@ class Canned:
 
 
 def json_of(value: object, status: int = 200, **headers: str) -> Canned:
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Canned(status, msgspec.json.encode(value), named)
+    return Canned(status, msgspec.json.encode(value), headers)
 
 
-class CannedServer:
+class CannedServer(HttpServer):
     """Answers `METHOD /path` with what was written for it: each in turn, the last one for ever."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
         self.asked: list[Asked] = []
         self._script: dict[str, list[Canned]] = {}
+        super().__init__(_Handler, of=self)
 
     def answers(self, what: str, *answers: Canned) -> None:
         self._script[what] = list(answers)
@@ -60,51 +57,25 @@ class CannedServer:
         return script.pop(0) if len(script) > 1 else script[0]
 
 
-@contextmanager
-def canned_server() -> Iterator[CannedServer]:
-    canned: CannedServer
+class _Handler(Handler):
+    of: CannedServer
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def _answer(self) -> None:
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.of.next_answer(Asked(self.command, parts.path, query, headers, body))
+        if answer.hold is not None:
+            answer.hold.wait(10)
+        if answer.drop:
+            self.close_connection = True
+            return
+        self.send(answer.status, answer.body, **answer.headers)
 
-        def handle_one_request(self) -> None:
-            try:
-                super().handle_one_request()
-            except ConnectionError:
-                self.close_connection = True
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 -- the base class's names
 
-        def _answer(self) -> None:
-            parts = urlsplit(self.path)
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = canned.next_answer(Asked(self.command, parts.path, query, headers, body))
-            if answer.hold is not None:
-                answer.hold.wait(10)
-            if answer.drop:
-                self.close_connection = True
-                return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 -- the base class's names
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- as above
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    canned = CannedServer(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield canned
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def canned_server() -> CannedServer:
+    """To be entered."""
+    return CannedServer()

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.etcd_server import EtcdServer
+from tests.object_stores import blob_server, nobody, s3_server
 from tests.served import Served
 
 if TYPE_CHECKING:
-    from examples.make_models import Case
+    from examples.cases import Case
+
+__all__ = ["blob_server", "nobody", "s3_server"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +28,13 @@ def example_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 
     folder = tmp_path_factory.mktemp("examples") / "models"
     return folder, make_models(folder)
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[EtcdServer]:
+    """For tests that keep to a prefix of their own and do the server no harm."""
+    with EtcdServer() as server:
+        yield server
 
 
 @pytest.fixture

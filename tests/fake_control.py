@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from shoal.domain.errors import (
     ArtifactMissing,
     Conflict,
     LoadFailed,
     ModelNotFound,
+    NotFound,
     ShoalError,
     VersionNotFound,
 )
-from shoal.domain.model import ModelSpec, check_spec
+from shoal.domain.model import ModelSpec, check_name, check_spec
+from shoal.domain.serving_checks import check_serving_runtime
+from shoal.domain.serving_runtime import OWN, ServingRuntime, SupportedFormat
 from shoal.domain.views import (
     BusyModel,
+    CredentialsDeleted,
+    CredentialsList,
+    CredentialsView,
+    Drained,
     EventPage,
     EventView,
     FailureView,
@@ -25,6 +34,9 @@ from shoal.domain.views import (
     ModelView,
     Outcome,
     Registered,
+    RuntimeDeleted,
+    RuntimeList,
+    RuntimeView,
     SettingView,
     State,
     Status,
@@ -33,6 +45,8 @@ from shoal.domain.views import (
     VersionView,
 )
 from shoal.node.control import ModelFilter
+from shoal.node.questions import Counted, Leave
+from shoal.storage.places.fields import type_of
 
 GIB = 1024**3
 
@@ -47,6 +61,8 @@ class FakeControl:
 
     def __init__(self, *specs: ModelSpec) -> None:
         self.specs: dict[str, ModelSpec] = {}
+        self.kept: dict[str, CredentialsView] = {}
+        self.servers: dict[str, ServingRuntime] = {}
         self.states: dict[str, State] = {}
         self.happened: list[EventView] = []
         self.calls: list[tuple[object, ...]] = []
@@ -65,11 +81,19 @@ class FakeControl:
         models = [self._view(name) for name in page[: wanted.limit]]
         return ModelPage(models, len(matching), models[-1].name if more else None)
 
-    def model(self, name: str) -> ModelView:
+    async def models(self, names: Sequence[str]) -> list[ModelView]:
+        self._called("models", names)
+        return [self._view(name) for name in names if name in self.specs]
+
+    async def loaded_models(self) -> list[str]:
+        self._called("loaded_models")
+        return [name for name, state in sorted(self.states.items()) if state is State.READY]
+
+    async def model(self, name: str) -> ModelView:
         self._called("model", name)
         return self._view(name)
 
-    def explain(self, name: str) -> Story:
+    async def explain(self, name: str) -> Story:
         self._called("explain", name)
         failure = FailureView("r1", "LOAD_FAILED", "cannot be read", 2, 1.0, 2.0, None)
         happened = [event for event in self.happened if event.model == name]
@@ -141,13 +165,29 @@ class FakeControl:
         self.states[name] = State.UNLOADED
         return Outcome(name, State.UNLOADED, version, 0.0)
 
-    def events(self, after: int = 0, limit: int = 100, model: str | None = None) -> EventPage:
-        self._called("events", after, limit, model)
+    async def events(
+        self, after: int = 0, limit: int = 100, model: str | None = None,
+        instance: str | None = None,
+    ) -> EventPage:
+        self._called("events", after, limit, model, instance)
         found = [e for e in self.happened if e.seq > after and model in (None, e.model)][:limit]
         return EventPage(found, found[-1].seq if found else after)
 
-    def instances(self) -> list[InstanceView]:
+    async def instances(self) -> list[InstanceView]:
         self._called("instances")
+        return self._instances()
+
+    async def drain(self, instance: str, wish: Leave) -> Drained:
+        self._called("drain", instance, wish)
+        if instance != "shoal-1":
+            raise NotFound(f"there is no instance {instance!r}; known are shoal-1")
+        return Drained(instance, "ready" if wish.undo else "draining", 0, 0.5, wish.stop)
+
+    async def statistics(self, model: str | None) -> list[Counted]:
+        self._called("statistics", model)
+        return []
+
+    def _instances(self) -> list[InstanceView]:
         return [
             InstanceView(
                 id="shoal-1", host="box", pid=7, version="0.1.0", state="ready", started_at=1.0,
@@ -170,10 +210,73 @@ class FakeControl:
             totals=Totals(requests=3),
             latency=Latency(p50=0.001),
             cold_latency=Latency(),
-            instances=self.instances(),
+            instances=self._instances(),
             busiest=[BusyModel(name, State.COLD, 0.1, None, None) for name in self.specs],
             problems=list(self.readiness),
         )
+
+    async def list_credentials(self) -> CredentialsList:
+        self._called("list_credentials")
+        return CredentialsList([self.kept[name] for name in sorted(self.kept)])
+
+    async def credentials(self, name: str) -> CredentialsView:
+        self._called("credentials", name)
+        if name not in self.kept:
+            raise NotFound(f"credentials {name!r} are not known")
+        return self.kept[name]
+
+    async def set_credentials(self, name: str, entry: Mapping[str, object]) -> CredentialsView:
+        self._called("set_credentials", name, dict(entry))
+        check_name(name, "credentials")
+        kind = type_of(entry, f"credentials {name!r}")
+        fields = [field for field in entry if field != "type"]
+        self.kept[name] = CredentialsView(name, kind, fields, "registry", False)
+        return self.kept[name]
+
+    async def delete_credentials(self, name: str) -> CredentialsDeleted:
+        self._called("delete_credentials", name)
+        if name not in self.kept:
+            raise NotFound(f"credentials {name!r} are not in the registry")
+        del self.kept[name]
+        users = [each.name for each in self.specs.values() if each.credentials == name]
+        return CredentialsDeleted(name, len(users), users[:10])
+
+    async def list_runtimes(self) -> RuntimeList:
+        self._called("list_runtimes")
+        own = RuntimeView(OWN, [SupportedFormat("onnx")], ["v1", "v2", "grpc-v2"], own=True)
+        return RuntimeList([own, *[self._server(name) for name in sorted(self.servers)]])
+
+    async def runtime(self, name: str) -> RuntimeView:
+        self._called("runtime", name)
+        return self._server(name)
+
+    async def declare_runtime(self, serving: ServingRuntime) -> RuntimeView:
+        self._called("declare_runtime", serving)
+        check_serving_runtime(serving)
+        self.servers[serving.name] = serving
+        return self._server(serving.name)
+
+    async def enable_runtime(self, name: str, *, enabled: bool) -> RuntimeView:
+        self._called("enable_runtime", name, enabled)
+        self._server(name)
+        self.servers[name] = msgspec.structs.replace(self.servers[name], disabled=not enabled)
+        return self._server(name)
+
+    async def delete_runtime(self, name: str, *, force: bool = False) -> RuntimeDeleted:
+        self._called("delete_runtime", name, force)
+        self._server(name)
+        users = [each.name for each in self.specs.values() if each.runtime == name]
+        if users and not force:
+            raise Conflict(f"the serving runtime {name!r} is used by {', '.join(users)}")
+        del self.servers[name]
+        return RuntimeDeleted(name, len(users), users[:10])
+
+    def _server(self, name: str) -> RuntimeView:
+        if name not in self.servers:
+            raise NotFound(f"there is no serving runtime {name!r}")
+        serving = self.servers[name]
+        return RuntimeView(name, list(serving.formats), list(serving.protocols), serving.disabled,
+                           created_at=1.0, declaration=serving)
 
     def settings_in_force(self) -> list[SettingView]:
         self._called("settings_in_force")

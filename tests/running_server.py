@@ -41,12 +41,8 @@ class Running:
         self.started = threading.Semaphore(0)
         self.cancelled = threading.Semaphore(0)
         self.big = 0
-        self.server = Server(
-            self._handle,
-            HttpSettings.model_validate(limits),
-            listen=listen,
-            on_error=lambda error, request: self.errors.append(f"{request.target}: {error}"),
-        )
+        self._listen = listen
+        self._limits = HttpSettings.model_validate(limits)
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -57,6 +53,10 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         self.release = asyncio.Event()
+        self.server = Server(
+            self._handle, self._limits, listen=self._listen,
+            on_error=lambda error, request: self.errors.append(f"{request.target}: {error}"),
+        )
         await self.server.start()
         self._ready.set()
         await self._stop.wait()

@@ -31,14 +31,16 @@ def until(true: Callable[[], object], what: str, within_s: float = ENOUGH_S) -> 
 
 
 class Served:
-    """A server on free ports of 127.0.0.1. `logs`: what it logged, one object a line."""
+    """A server on free ports of 127.0.0.1, unless `arguments` say others. `logs`: what it logged,
+    one object a line."""
 
     def __init__(self, *arguments: str | Path, data_dir: Path, environ: dict[str, str] | None = None
                  ) -> None:
         command = [
-            str(Path(sys.executable).with_name("shoal")), "serve", *map(str, arguments),
+            str(Path(sys.executable).with_name("shoal")), "serve",
             "--http-port", "0", "--grpc-port", "0", "--management-port", "0",
             "--data-dir", str(data_dir), "--log-format", "json", "--log-level", "debug",
+            *map(str, arguments),
         ]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environ or {})}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from shoal.domain.errors import UnknownFormat
+from shoal.domain.serving_runtime import DeclaredRuntime
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,13 @@ _BY_NAME: Final = {
 
 class SuffixFinder:
     """A few formats by suffix; `.txt` only with LightGBM's first line; Python as `model.py`, or the
-    folder that holds it."""
+    folder that holds it. servers: the serving runtimes that are declared."""
+
+    def __init__(self, *servers: DeclaredRuntime) -> None:
+        self.servers = servers
+
+    def declared(self) -> Sequence[DeclaredRuntime]:
+        return self.servers
 
     def recognise(self, path: Path) -> str | None:
         if path.is_dir():

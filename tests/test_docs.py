@@ -24,7 +24,7 @@ from shoal.domain.errors import ShoalError
 from shoal.domain.model import ModelSpec
 from shoal.domain.reasons import Reason
 from shoal.domain.views import State
-from shoal.management.api import Instance, Models
+from shoal.management.api import Instance, Models, Places, Runtimes
 from shoal.management.operation import operations_of
 from shoal.observability.metric_names import METRICS
 from shoal.runtimes.registry import RuntimeRegistry
@@ -44,6 +44,12 @@ def group_of(program: object) -> TyperGroup:
 
 
 PROGRAM = group_of(typer.main.get_command(app))
+COMMANDS = {
+    f"{word} {inner}".rstrip(): command
+    for word, outer in PROGRAM.commands.items()
+    for inner, command in (
+        outer.commands.items() if isinstance(outer, TyperGroup) else [("", outer)])
+}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -96,8 +102,8 @@ def test_the_metrics_page_has_every_metric() -> None:
 
 def test_the_page_of_commands_has_every_option() -> None:
     page = text_of("docs/cli.md")
-    settings = {field.flag for field in setting_fields()}
-    for name, command in PROGRAM.commands.items():
+    settings = {flag for field in setting_fields() for flag in (field.flag, field.short_flag)}
+    for name, command in COMMANDS.items():
         assert f"## shoal {name}\n" in page
         for parameter in command.params:
             for flag in parameter.opts if parameter.param_type_name == "option" else ():
@@ -145,9 +151,10 @@ def commands(page: Path) -> Iterator[list[str]]:
 def options_of(words: list[str]) -> tuple[str | None, set[str]]:
     """The command that the words name, None for none, and every option that may stand there."""
     known = {each for parameter in PROGRAM.params for each in parameter.opts}
-    named = next((word for word in words if word in PROGRAM.commands), None)
+    said = [" ".join(words[at:at + length]) for at in range(len(words)) for length in (2, 1)]
+    named = next((each for each in said if each in COMMANDS), None)
     if named is not None:
-        for parameter in PROGRAM.commands[named].params:
+        for parameter in COMMANDS[named].params:
             known |= {*parameter.opts, *parameter.secondary_opts}
     return named, known
 
@@ -165,7 +172,7 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
 @every_page
 def test_flags_exist(page: Path) -> None:
     known = {each for parameter in PROGRAM.params for each in parameter.opts}
-    for command in PROGRAM.commands.values():
+    for command in COMMANDS.values():
         for parameter in command.params:
             known |= {*parameter.opts, *parameter.secondary_opts}
     for code in CODE.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
@@ -293,7 +300,7 @@ def test_every_state_and_reason_is_told() -> None:
 
 def test_every_operation_of_the_management_api_is_told() -> None:
     page = text_of("docs/management-api.md")
-    for owner in (Models, Instance):
+    for owner in (Models, Places, Runtimes, Instance):
         for operation in operations_of(owner(None)):  # type: ignore[arg-type]  # only looked at
             declared = operation.declared
             assert f"`{declared.method} {declared.path}`" in page

@@ -31,6 +31,16 @@ class Clock(Protocol):
         """Seconds since the epoch; for what people read and what outlives the process."""
 
 
+class Peers(Protocol):
+    """The other instances of the mesh, as far as they can be reached now. Who can is told by
+    callbacks that the adapter was made with."""
+
+    def tell(self, instance: str, message: bytes) -> bool:
+        """Send a message. False: it will not arrive, because there is no link or too much waits on
+        it. True: it was taken, and arrives once, in order, unless the link is lost before. Raises
+        ValueError for a message beyond 16 MiB."""
+
+
 # --- runtimes -----------------------------------------------------------------------------------
 
 
@@ -42,6 +52,8 @@ class Artifact:
     inputs, outputs: declared beside the artifact or in the registration; empty: not declared.
     trusted_types: full names of types that may be made besides a format's own list of harmless
         ones. The shell fills it from the settings; nothing in the artifact can widen it.
+    device: the accelerator that it is to run on, such as `cuda:0`; None: the processor. Only for
+        runtimes that are `Accelerating`.
     """
 
     model: str
@@ -53,11 +65,13 @@ class Artifact:
     options: Mapping[str, JsonValue] = field(default_factory=dict)
     threads: int = 1  # how many CPU threads the framework may use for one call
     trusted_types: tuple[str, ...] = ()
+    device: str | None = None
 
 
 class LoadedModel(Protocol):
     """A model in memory. `predict` may be called from several threads at once, at most
-    `max_concurrency` of them. It may be `Noted`, `RowLimited` and `Optimizable` as well."""
+    `max_concurrency` of them. It may be `Noted`, `RowLimited`, `Accelerated` and `Optimizable` as
+    well."""
 
     signature: Signature
     platform: str  # e.g. "onnxruntime_onnx"; the protocol's metadata field
@@ -102,6 +116,22 @@ class RowLimited(Protocol):
 
 
 @runtime_checkable
+class Accelerated(Protocol):
+    """A LoadedModel that may lie on an accelerator."""
+
+    def accelerator_bytes(self) -> int:
+        """What it holds on the device of its artifact; 0: it runs on the processor."""
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A LoadedModel that runs in another process, which may hang or be started again: so no call
+    of it runs on the event loop."""
+
+    apart: bool
+
+
+@runtime_checkable
 class Optimizable(Protocol):
     """A LoadedModel of which there may be a faster form."""
 
@@ -142,6 +172,25 @@ class Runtime(Protocol):
         """Blocking. Raises InvalidArtifact when the framework cannot read the files, RuntimeMissing
         when the framework is not installed (naming the extra), NotTrusted for types that the format
         does not consider harmless, InvalidSpecification for wrong options."""
+
+
+@runtime_checkable
+class Isolated(Protocol):
+    """A Runtime whose models run in processes of their own (`isolated`): because what it stands on
+    does not get on with others, or takes the process with it when it fails."""
+
+    isolated: bool
+
+
+@runtime_checkable
+class Accelerating(Protocol):
+    """A Runtime that can run models on accelerators.
+
+    `load` with a device raises RuntimeMissing where the framework installed here cannot use it, and
+    AcceleratorFull where the device has too little memory. The models are `Accelerated`.
+    """
+
+    accelerators: tuple[str, ...]  # kinds, such as "cuda"
 
 
 # --- stores -------------------------------------------------------------------------------------
@@ -209,8 +258,10 @@ class LeaseLost(Exception):
 class KVStore(Protocol):
     """An ordered map of keys to bytes with one revision counter for all, after etcd.
 
-    Every successful write (or transaction) raises the store's revision by one. Any method raises
-    StoreUnavailable when the store cannot be reached or is damaged.
+    Every successful write (or transaction) raises the store's revision: by one, or by more where
+    others write to the same store beside Shoal. Any method raises StoreUnavailable when the store
+    cannot be reached or is damaged. A write that raises it may have been made all the same, or may
+    still be, where the store is another process; its message says so then.
     """
 
     async def get(self, key: str) -> Entry | None: ...
@@ -218,10 +269,14 @@ class KVStore(Protocol):
     async def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Listing:
-        """Entries whose key begins with `prefix`; a page begins after the key `start_after`."""
+        """Entries whose key begins with `prefix`; a page begins after the key `start_after`. One
+        call sees one state, the next page another one where somebody wrote in between."""
 
     async def transact(self, ops: Sequence[Op]) -> int:
-        """All or nothing; the new revision. Raises Conflict when an `expect` does not hold."""
+        """All or nothing; the new revision. Raises Conflict when an `expect` does not hold,
+        LeaseLost, InvalidSpecification for more bytes than the store takes at once.
+
+        Every store takes 1,000 ops, of which 64 with an `expect`, and 1 MiB."""
 
     async def put(self, key: str, value: bytes, *, expect: int | None = None,
                   lease: int | None = None) -> int: ...

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -229,6 +233,57 @@ def test_onnx_that_speaks_of_locations_keeps_its_weights_inside(tmp_path: Path) 
             OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
 
 
+# --- ONNX Runtime's own format ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ort(further: Callable[[str], tuple[Path, Any]]) -> Path:
+    return further("ort")[0] / "iris-ort.ort"
+
+
+def test_ort_files_are_known_by_their_mark(ort: Path, tmp_path: Path) -> None:
+    data = ort.read_bytes()
+    runtime = OnnxRuntime()
+    assert runtime.recognise(ort, data[:4096])
+    assert not runtime.recognise(ort, b"\0" * 4096)
+    assert not runtime.recognise(tmp_path, b"")
+    path = tmp_path / "model.ort"
+    path.write_bytes(b"\0" * 100)
+    with pytest.raises(InvalidArtifact, match="is no ORT file; copy it again, or convert it"):
+        runtime.load(Artifact("m", 1, path, "onnx"))
+
+
+def test_ort_files_are_read_by_their_suffix_alone(ort: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.ORT"
+    path.write_bytes(ort.read_bytes())
+    with pytest.raises(InvalidArtifact, match=r"rename it to model\.ort"):
+        OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+
+
+def test_damaged_ort_files_are_refused(ort: Path, tmp_path: Path) -> None:
+    data, chance, path = ort.read_bytes(), random.Random(3), tmp_path / "model.ort"
+    for _ in range(20):
+        changed = bytearray(data)
+        for _ in range(5):
+            changed[chance.randrange(8, 400)] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        with suppress(InvalidArtifact):  # or it was a weight
+            OnnxRuntime().load(Artifact("m", 1, path, "onnx")).close()
+    path.write_bytes(data[:-4])
+    with pytest.raises(InvalidArtifact, match="it is cut off or damaged"):
+        OnnxRuntime().load(Artifact("m", 1, path, "onnx"))
+
+
+def test_ort_files_have_their_own_answer(ort: Path) -> None:
+    model = OnnxRuntime().load(Artifact("m", 1, ort, "onnx"))
+    rows = np.array([[5.1, 3.5, 1.4, 0.2]], "f4")
+    session = onnxruntime.InferenceSession(ort, providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"measures": rows})
+    answer = model.predict({"measures": rows}, {})
+    assert answer["label"].tolist() == expected[0].tolist()
+    assert answer["probabilities"].tolist() == expected[1].tolist()
+
+
 # --- TorchScript --------------------------------------------------------------------------------
 
 
@@ -380,5 +435,5 @@ def test_weights_without_a_program_say_what_to_do(tmp_path: Path, thing: str) ->
     path = tmp_path / "model.pth"
     torch.save(module if thing == "module" else module.state_dict(), path)
     assert PyTorchRuntime().recognise(path, path.read_bytes()[:4096])
-    with pytest.raises(InvalidArtifact, match=r"not a TorchScript program; save it with"):
+    with pytest.raises(InvalidArtifact, match=r"not a program; put it into a folder with a model"):
         PyTorchRuntime().load(Artifact("m", 1, path, "pytorch"))

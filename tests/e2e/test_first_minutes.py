@@ -14,7 +14,7 @@ import pytest
 from tests.served import Served
 
 if TYPE_CHECKING:
-    from examples.make_models import Case
+    from examples.cases import Case
 
 SHOAL = Path(sys.executable).with_name("shoal")
 

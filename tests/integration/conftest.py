@@ -15,7 +15,7 @@ from tests.odd_models import write_odd_models
 from tests.served import Served
 
 if TYPE_CHECKING:
-    from examples.make_models import Case
+    from examples.cases import Case
 
 EXAMPLES = ("iris", "iris-net", "penguins", "prices")
 

@@ -14,6 +14,7 @@ from shoal.domain.errors import (
     InvalidSpecification,
     LoadFailed,
     ModelNotFound,
+    NotFound,
 )
 from shoal.domain.views import State
 
@@ -93,9 +94,39 @@ def test_failures_are_typed_and_say_why(client: shoal.Client) -> None:
         client.load("torn")
 
 
+def test_credentials_are_set_and_never_given_back(client: shoal.Client) -> None:
+    client.register("cod", "s3://b/cod", credentials="farm")
+    view = client.set_credentials("farm", "http", host="h", headers={"X-Key": "SECRET"})
+    assert (view.type, view.fields, view.encrypted) == ("http", ["host", "headers"], False)
+    assert client.get_credentials("farm") == view
+    assert client.list_credentials() == [view]
+    gone = client.delete_credentials("farm")
+    assert (gone.models, gone.first) == (1, ["cod"])
+    with pytest.raises(NotFound):
+        client.get_credentials("farm")
+    with pytest.raises(InvalidSpecification, match="'farm': a field is neither") as told:
+        client.set_credentials("farm", "s3", region=Secret())  # type: ignore[arg-type]
+    assert "SECRET" not in told.value.message
+
+
+class Secret:
+    def __repr__(self) -> str:
+        return "SECRET"
+
+
+async def test_the_asyncio_client_sets_credentials_too(address: str) -> None:
+    async with shoal.AsyncClient("http://127.0.0.1:1", management=address) as client:
+        view = await client.set_credentials("farm", "hf", token="SECRET")
+        assert await client.list_credentials() == [view]
+        assert await client.get_credentials("farm") == view
+        assert (await client.delete_credentials("farm")).models == 0
+
+
 def test_the_system_shows_itself(client: shoal.Client) -> None:
     assert client.status().models == 2
     assert client.instances()[0].state == "ready"
+    assert client.drain("shoal-1", timeout_s=1).state == "draining"
+    assert client.drain("shoal-1", undo=True).state == "ready"
     assert client.settings()[0].name == "http.port"
     assert client.explain("churn").model.name == "churn"
     page = client.events(limit=1)
@@ -106,6 +137,8 @@ def test_the_system_shows_itself(client: shoal.Client) -> None:
 async def test_the_async_client_does_the_same(address: str) -> None:
     async with shoal.AsyncClient("http://127.0.0.1:1", management=address) as client:
         await client.register("iris", "/models/iris")
+        assert (await client.drain("shoal-1", stop=True)).ending
+        assert (await client.events(instance="shoal-1")).events
         assert [view.name async for view in client.models(page_size=1)] == [
             "churn", "iris", "torn"
         ]  # fmt: skip

@@ -12,6 +12,7 @@ from tests.storage_fakes import HeldClock, put
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import ModelRecord, ModelSpec
 from shoal.runtimes.registry import RuntimeRegistry
+from shoal.storage.children import Children
 from shoal.storage.declare import declare
 from shoal.storage.folder import Declared, ModelFolder
 from shoal.storage.formats import FormatFinder
@@ -74,9 +75,9 @@ def test_a_python_model_is_its_folder(tmp_path: Path, finder: FormatFinder) -> N
 
 def test_what_this_release_cannot_run_is_said_at_once(
         tmp_path: Path, finder: FormatFinder) -> None:
-    put(tmp_path / "config.pbtxt", 'platform: "tensorflow_graphdef"')
-    put(tmp_path / "1/model.graphdef")
-    with pytest.raises(InvalidSpecification, match="convert the model to ONNX"):
+    put(tmp_path / "config.pbtxt", 'platform: "caffe2_netdef"')
+    put(tmp_path / "1/model.netdef")
+    with pytest.raises(InvalidSpecification, match="no runtime for platform 'caffe2_netdef'"):
         declared(tmp_path, finder)
 
 
@@ -94,7 +95,7 @@ async def test_all_layouts_live_together_in_one_folder(
     put(tmp_path / "mlserver/model.joblib")
     put(tmp_path / "python/model.py", "class Model: ...")
     clock = HeldClock()
-    folder = ModelFolder(tmp_path, finder, settle_s=1.0, poll_s=30.0, clock=clock,
+    folder = ModelFolder(Children(tmp_path, finder), settle_s=1.0, poll_s=30.0, clock=clock,
                          sleep=clock.sleep)
     records = [change.record for change in await folder.first_scan()
                if isinstance(change, Declared)]

@@ -330,7 +330,7 @@ async def test_pings_are_answered_and_too_many_end_the_connection() -> None:
 
 async def test_a_connection_without_calls_is_closed_in_time() -> None:
     async with (
-        serving(idle_timeout_s=0.05) as (server, _), connected(server) as client,
+        serving(idle_timeout_s=0.5) as (server, _), connected(server) as client,
     ):
         assert (await client.answer(client.begin()))[0] == MESSAGE
         await client.until_closed()
@@ -355,7 +355,7 @@ async def test_a_message_that_does_not_come_is_not_waited_for() -> None:
 
 
 async def test_a_client_that_vanished_is_noticed_by_a_ping() -> None:
-    limits = {"keepalive_s": 0.05, "keepalive_timeout_s": 0.1}
+    limits = {"keepalive_s": 0.05, "keepalive_timeout_s": 0.5}
     async with serving(**limits) as (server, methods), connected(server) as client:
         number = client.begin("/t/Wait")
         await methods.started.acquire()

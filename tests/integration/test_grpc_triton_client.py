@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from tests.triton_samples import NUMBERS, labels, measures
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Public
-
-NUMBERS = {
-    "BOOL": [True, False], "INT8": [-128, 127], "INT16": [-(2**15), 2**15 - 1],
-    "INT32": [-(2**31), 1], "INT64": [-(2**63), 2**63 - 1], "UINT8": [0, 255],
-    "UINT16": [0, 2**16 - 1], "UINT32": [0, 2**32 - 1], "UINT64": [0, 2**64 - 1],
-    "FP16": [0.5, -65504], "FP32": [1.5, 3.4e38], "FP64": [0.1, 1.7e308],
-}
-
 
 @pytest.fixture
 def client(public: Public) -> Iterator[triton.InferenceServerClient]:
@@ -41,16 +34,6 @@ def tensor(name: str, data: Any) -> triton.InferInput:
     given = triton.InferInput(name, list(data.shape), np_to_triton_dtype(data.dtype))
     given.set_data_from_numpy(data)
     return given
-
-
-def measures(public: Public) -> Any:
-    (given,) = public.cases["iris-net"].request["inputs"]
-    return np.array(given["data"], "f4").reshape(given["shape"])
-
-
-def labels(public: Public) -> list[int]:
-    found: list[int] = public.cases["iris-net"].expect["outputs"][0]["data"]
-    return found
 
 
 # --- what it asks about servers and models ------------------------------------------------------

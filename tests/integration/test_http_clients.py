@@ -32,7 +32,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
 
 
 def test_an_idle_connection_is_closed_silently(serve: Serve) -> None:
-    running = serve(idle_timeout_s=0.2)
+    running = serve(idle_timeout_s=0.5)
     with running.connect() as sock:
         sock.sendall(get())
         assert read_one(sock)[0] == 200

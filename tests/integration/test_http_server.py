@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -229,20 +230,14 @@ _noisy: dict[Serve, Running] = {}  # a server for all examples
 # --- listening and ending -----------------------------------------------------------------------
 
 
-def test_a_given_socket_is_listened_on(serve: Serve) -> None:
-    sock = socket.create_server(("127.0.0.1", 0))
-    running = serve(Listen(sock=sock))
-    assert running.port == sock.getsockname()[1]
-    assert only(talk(running, get("/now", "Connection: close")))[0] == 200
-
-
-def test_two_servers_share_a_port_when_asked_to(serve: Serve) -> None:
-    first = serve(Listen(reuse_port=True))
-    second = serve(Listen(port=first.port, reuse_port=True))
-    assert second.port == first.port
-    for _ in range(8):
-        talk(first, get("/now", "Connection: close"))
-    assert first.server.stats.requests + second.server.stats.requests == 8
+def test_a_name_is_served_on_all_its_addresses(serve: Serve) -> None:
+    running = serve(Listen(host="localhost"))
+    addresses = socket.getaddrinfo("localhost", running.port, type=socket.SOCK_STREAM)
+    for family, *_, address in addresses:
+        with socket.socket(family) as client:
+            client.connect(address)
+            client.sendall(get("/now", "Connection: close"))
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_taken_port_is_refused_with_the_setting_to_change() -> None:
@@ -254,7 +249,7 @@ async def test_a_taken_port_is_refused_with_the_setting_to_change() -> None:
             listen=Listen(port=port),
             on_error=lambda error, request: None,
         )
-        with pytest.raises(InvalidSpecification, match=rf"port {port}: .*http\.port"):
+        with pytest.raises(InvalidSpecification, match=rf":{port}: .*--http-port"):
             await server.start()
         assert await server.shutdown(1.0) == 0
         assert server.connections == server.stats.connections == 0
@@ -281,6 +276,28 @@ def test_shutting_down_finishes_what_has_begun(serve: Serve) -> None:
         _, headers, body = only(read_all(busy))
         assert (headers[b"connection"], body) == (b"close", b"/wait")
         assert ended() == 0
+
+
+async def test_where_others_take_its_place_an_idle_client_may_ask_once_more() -> None:
+    """Its request may be on its way when the server begins to end."""
+    server = Server(
+        lambda request: Response(200), HttpSettings(), listen=Listen(port=0),
+        on_error=lambda error, request: None)
+    await server.start()
+    (read, write), (silent, other) = [
+        await asyncio.open_connection(*server.address) for _ in range(2)]
+    for reading, writing in ((read, write), (silent, other)):
+        writing.write(get())
+        await reading.readuntil(b"\r\n\r\n")
+    ending = asyncio.create_task(server.shutdown(PATIENCE_S, linger=True))
+    await asyncio.sleep(0)
+    write.write(get())
+    assert b"connection: close" in (await read.read()).lower()
+    assert await silent.read() == b""
+    assert await ending == 0
+    for each in (write, other):
+        each.close()
+        await each.wait_closed()
 
 
 def test_shutting_down_cuts_what_remains_at_the_deadline(serve: Serve) -> None:

@@ -3,9 +3,10 @@ is refused, and every answer is as described."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import hypothesis
+import jsonschema  # type: ignore[import-untyped]
 import schemathesis
 from hypothesis import HealthCheck
 from tests.fake_control import FakeControl
@@ -25,18 +26,36 @@ REGISTERED = (
 control = FakeControl()
 schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", create_app(control, expose))
 
+SERVING = jsonschema.Draft202012Validator(
+    {**schema.raw_schema, "$ref": "#/components/schemas/UnnamedServingRuntime"})
+
 
 @schema.hook("map_body")  # type: ignore[untyped-decorator]
-def without_fractions(_context: object, body: object) -> object:
+def as_a_schema_cannot_say(_context: object, body: object) -> object:
     """JSON Schema takes 2.0 for an integer, the API (and its document) do not."""
     match body:
         case float() if body.is_integer():
             return int(body)
         case list():
-            return [without_fractions(_context, part) for part in body]
+            return [as_a_schema_cannot_say(_context, part) for part in body]
         case dict():
-            return {name: without_fractions(_context, part) for name, part in body.items()}
+            parts = {name: as_a_schema_cannot_say(_context, part) for name, part in body.items()}
+            least, most = parts.get("min_copies"), parts.get("max_copies")
+            if isinstance(least, int) and isinstance(most, int) and most < least:
+                del parts["max_copies"]  # which a schema cannot say either
+            return parts
     return body
+
+
+def with_fields_that_go_together(serving: dict[str, object]) -> dict[str, object]:
+    """Of a serving runtime that the schema allows; which ones these are is beyond a schema."""
+    if not SERVING.is_valid(serving):
+        return serving
+    formats = {(each["name"], each.get("version")): each
+               for each in cast("list[dict[str, str]]", serving["formats"])}
+    apart = ("address", "management_address", "models_dir", "serves", "environment")
+    kept = {name: value for name, value in serving.items() if name not in apart}
+    return {**kept, "formats": list(formats.values()), "command": ["serve"]}
 
 
 @schema.hook("map_case")  # type: ignore[untyped-decorator]
@@ -47,6 +66,8 @@ def with_names_that_exist(_context: object, case: schemathesis.Case) -> schemath
         case.path_parameters["name"] = REGISTERED[len(name) % 3 - 1].name
     if case.method == "PUT" and isinstance(case.body, dict) and fits(case.body.get("name")):
         del case.body["name"]
+    if isinstance(case.body, dict) and "formats" in case.body:
+        case.body = with_fields_that_go_together(case.body)
     return case
 
 

@@ -21,7 +21,7 @@ from tests.served import Served
 
 MODELS = 1_000
 FIT = 100
-REQUESTS = 20_000
+REQUESTS = 2_500  # some 900 loads
 CLIENTS = 8
 BALLAST_BYTES = 1024 * 1024
 BUDGET_BYTES = FIT * (BALLAST_BYTES + 64 * 1024)
@@ -152,7 +152,7 @@ def test_a_thousand_models_of_which_a_hundred_fit(
 
     assert clients.outcome == {"right": REQUESTS}
     status = server.client.status()
-    assert status.totals.evictions > 500
+    assert status.totals.evictions > 700
     assert status.instances[0].used_bytes <= BUDGET_BYTES
     assert status.instances[0].copies > FIT * 0.7, "the budget is used"
     assert highest.bytes - before_bytes <= BUDGET_BYTES + SLACK_BYTES

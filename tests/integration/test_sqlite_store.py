@@ -5,37 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from tests.store_processes import DEADLINE_S, SystemClock, opened, output, process
 
-import shoal
-from shoal.domain.errors import StoreDamaged, StoreUnavailable
+from shoal.domain.errors import StoreUnavailable
 from shoal.ports import Change, LeaseLost, Put
 from shoal.stores.sqlite import SqliteStore
-from shoal.stores.sqlite_repair import quarantine, salvage
 
-DEADLINE_S = 30.0
 NOBODY = 65534
-SOURCES = Path(shoal.__file__).parents[1]
-
-
-class SystemClock:
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
 
 
 @pytest.fixture
@@ -43,57 +30,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.sqlite3"
 
 
-@asynccontextmanager
-async def opened(path: Path, busy_timeout_s: float = 5.0) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path, SystemClock(), busy_timeout_s=busy_timeout_s)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
 async def contents(store: SqliteStore) -> dict[str, bytes]:
     return {entry.key: entry.value for entry in (await store.list("")).entries}
-
-
-PRELUDE = """
-import asyncio, os, sys, time
-from pathlib import Path
-from shoal.domain.errors import Conflict, StoreUnavailable
-from shoal.ports import Put
-from shoal.stores.sqlite import SqliteStore
-
-class Clock:
-    monotonic = staticmethod(time.monotonic)
-    wall = staticmethod(time.time)
-
-path = Path(sys.argv[1])
-"""
-
-
-@contextmanager
-def process(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Another process that runs `script`, killed at the end."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + script, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    )
-    try:
-        with started:
-            try:
-                yield started
-            finally:
-                started.kill()
-    finally:
-        started.wait(DEADLINE_S)
-
-
-def output(script: str, *arguments: object) -> str:
-    with process(script, *arguments) as running:
-        out, err = running.communicate(timeout=DEADLINE_S)
-        assert running.returncode == 0, err
-    return out
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -332,11 +270,38 @@ async def test_a_file_that_was_moved_away_takes_no_more_writes(path: Path) -> No
     async with opened(path) as store:
         await store.put("a", b"1")
         path.rename(path.with_name("moved"))
-        with pytest.raises(StoreUnavailable, match="was moved or replaced"):
+        with pytest.raises(StoreUnavailable, match=r"was moved or deleted.*put it back"):
             await store.put("a", b"2")
+        path.with_name("moved").rename(path)
+        assert await store.get("a") is not None
+
+
+async def test_a_file_that_was_replaced_is_not_mixed_up_with_the_new_one(path: Path) -> None:
+    async with opened(path) as store:
+        await store.put("a", b"1")
+        path.rename(path.with_name("moved"))
         async with opened(path):
-            with pytest.raises(StoreUnavailable, match="was moved or replaced"):
+            with pytest.raises(StoreUnavailable, match=r"was replaced by another.*restart"):
                 await store.get("a")
+
+
+async def test_a_watch_hears_that_the_folder_of_the_file_cannot_be_entered_any_more(
+    path: Path
+) -> None:
+    folder = path.parent / "inner"
+    async with opened(folder / path.name) as store:
+        watching = asyncio.ensure_future(anext(store.watch("", 0)))
+        async with asyncio.timeout(DEADLINE_S):
+            while store._lookout._seen is None:  # noqa: ASYNC110 - the first look finds news
+                await asyncio.sleep(0.005)
+        await store.get("a")  # behind the watch's, on the same thread: now it waits
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
+        folder.rename(path.parent / "elsewhere")
+        folder.symlink_to(folder)  # a loop, which stat(2) refuses like a folder without permission
+        with pytest.raises(StoreUnavailable, match="cannot be used"):
+            await asyncio.wait_for(watching, 5)
+        assert errors == []
 
 
 # --- a full disk
@@ -401,179 +366,3 @@ asyncio.run(main())
     )
     assert "the disk failed" in told
     assert "the change was not made" in told
-
-
-# --- damage
-
-
-async def filled(path: Path, count: int = 200) -> dict[str, bytes]:
-    made = {f"models/{n:04}": f"value {n} ".encode() * 20 for n in range(count)}
-    async with opened(path) as store:
-        pairs = list(made.items())
-        for start in range(0, count, 20):
-            await store.transact([Put(*pair) for pair in pairs[start : start + 20]])
-    return made
-
-
-def damage_of(path: Path) -> str:
-    before = path.read_bytes()
-    with pytest.raises(StoreDamaged) as refused:
-        SqliteStore(path, SystemClock())
-    assert path.read_bytes() == before
-    assert "move it aside" in refused.value.message
-    return refused.value.message
-
-
-def test_a_file_of_garbage_is_told_and_left_alone(path: Path) -> None:
-    path.write_bytes(random.Random(1).randbytes(20_000))
-    assert "not a database" in damage_of(path)
-
-
-async def test_a_truncated_file_is_told_and_left_alone(path: Path) -> None:
-    await filled(path)
-    os.truncate(path, path.stat().st_size // 2)
-    assert "malformed" in damage_of(path)
-
-
-async def test_an_overwritten_page_is_told_and_left_alone(path: Path) -> None:
-    await filled(path)
-    with path.open("r+b") as file:
-        file.seek(4096 * 6)
-        file.write(b"\xa5" * 4096)
-    damage_of(path)
-
-
-async def test_an_altered_value_is_never_served(path: Path) -> None:
-    await filled(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("UPDATE entry SET value = 'valuf 7' WHERE key = CAST('models/0007' AS BLOB)")
-    async with opened(path) as store:
-        with pytest.raises(StoreDamaged, match="'models/0007' was altered"):
-            await store.get("models/0007")
-        with pytest.raises(StoreDamaged):
-            await store.list("")
-        assert await store.get("models/0008") is not None
-
-
-async def test_a_revision_that_went_back_is_told(path: Path) -> None:
-    await filled(path, 5)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("UPDATE registry SET value = 0 WHERE name = 'revision'")
-    assert "does not go with its history" in damage_of(path)
-
-
-async def test_a_flipped_bit_never_makes_a_wrong_answer(path: Path, tmp_path: Path) -> None:
-    made = await filled(path, 60)
-    whole = path.read_bytes()
-    chance = random.Random(20_260_101)
-    refused = 0
-    for n in range(150):
-        flipped = bytearray(whole)
-        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        copy = tmp_path / f"{n}.sqlite3"
-        copy.write_bytes(flipped)
-        try:
-            async with opened(copy) as store:
-                assert await contents(store) == made
-        except StoreUnavailable:
-            refused += 1
-            saved = dict(salvage(copy))
-            assert all(made[key] == value for key, value in saved.items())
-    assert refused > 30
-
-
-async def test_a_quarantined_file_makes_room_for_a_new_one(path: Path) -> None:
-    await filled(path, 10)
-    path.with_name(path.name + "-wal").write_bytes(b"left behind")
-    before = path.read_bytes()
-    aside = quarantine(path)
-    assert aside.name.startswith("registry.sqlite3.corrupt-")
-    assert aside.read_bytes() == before
-    assert aside.with_name(aside.name + "-wal").read_bytes() == b"left behind"
-    async with opened(path) as store:
-        assert await contents(store) == {}
-
-
-async def test_two_quarantines_in_one_second_keep_both_files(path: Path) -> None:
-    path.write_bytes(b"first")
-    first = quarantine(path)
-    path.write_bytes(b"second")
-    second = quarantine(path)
-    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
-
-
-def test_quarantine_of_nothing_is_refused(path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="cannot be moved aside"):
-        quarantine(path)
-
-
-async def test_everything_is_salvaged_where_only_the_counters_are_damaged(path: Path) -> None:
-    made = await filled(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("DELETE FROM registry")
-    damage_of(path)
-    assert salvage(path) == sorted(made.items())
-
-
-async def test_salvage_does_not_change_the_file(path: Path) -> None:
-    await filled(path)
-    os.truncate(path, path.stat().st_size // 2)
-    before = path.read_bytes()
-    salvage(path)
-    assert path.read_bytes() == before
-
-
-async def test_salvage_reads_what_is_only_in_the_log_yet(path: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.sqlite3"
-    async with opened(path) as store:
-        await store.put("a", b"1")
-        shutil.copy(path, copy)
-        shutil.copy(f"{path}-wal", f"{copy}-wal")
-    assert salvage(copy) == [("a", b"1")]
-
-
-async def test_salvage_leaves_out_deleted_leased_and_altered_keys(path: Path) -> None:
-    async with opened(path) as store:
-        for key in ("kept", "deleted", "altered"):
-            await store.put(key, b"1")
-        await store.delete("deleted")
-        await store.put("leased", b"1", lease=await store.grant(600))
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            for table in ("entry", "history"):
-                db.execute(f"UPDATE {table} SET value = '2' WHERE key = CAST('altered' AS BLOB)")
-        assert salvage(path) == [("kept", b"1")]
-
-
-@pytest.mark.parametrize("pages", [1, 3, 10])
-async def test_salvage_steps_over_damaged_pages(path: Path, pages: int) -> None:
-    made = await filled(path, 1000)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("DELETE FROM history")  # the second copy of everything
-        db.execute("VACUUM")
-    count = path.stat().st_size // 4096
-    with path.open("r+b") as file:
-        for page in random.Random(pages).sample(range(20, count), pages):
-            file.seek(4096 * page)
-            file.write(b"\xa5" * 4096)
-    saved = dict(salvage(path))
-    assert all(made[key] == value for key, value in saved.items())
-    assert len(saved) >= 1000 - 25 * pages
-
-
-def test_nothing_is_salvaged_from_garbage(path: Path) -> None:
-    path.write_bytes(random.Random(2).randbytes(20_000))
-    assert salvage(path) == []
-
-
-def test_salvage_of_a_missing_file_is_refused(path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="cannot be read"):
-        salvage(path)
-
-
-async def test_leases_that_cannot_be_revoked_do_not_stop_closing(path: Path) -> None:
-    async with opened(path, busy_timeout_s=0.05) as store:
-        await store.grant(60)
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            await store.close()
-            other.execute("ROLLBACK")

@@ -74,9 +74,9 @@ def locked_database(path: Path) -> sqlite3.Connection:
 Case = Callable[[Path, str], Start]
 IN_A_PROCESS: dict[str, Case] = {
     "http port in use": lambda tmp, taken: Start(
-        ["--http-port", taken], WRONG, (taken, "in use", "http")),
+        ["--http-port", taken], WRONG, (taken, "in use", "--http-port")),
     "grpc port in use": lambda tmp, taken: Start(
-        ["--grpc-port", taken], WRONG, (taken, "in use", "grpc.port")),
+        ["--grpc-port", taken], WRONG, (taken, "in use", "--grpc-port")),
     "unknown variable": lambda tmp, taken: Start(
         [], WRONG, ("SHOAL_HTP_PORT", "SHOAL_HTTP_PORT"), {"SHOAL_HTP_PORT": "1"}),
     "wrong value": lambda tmp, taken: Start(
@@ -171,6 +171,15 @@ WITHIN: dict[str, tuple[type[ShoalError], Callable[[Path, str], dict[str, str]],
         lambda tmp, taken: {
             "data_dir": str(foreign_database(tmp / "foreign" / "registry.sqlite3").parent)},
         "another program"),
+    "no certificate for other instances": (
+        InvalidSpecification,
+        lambda tmp, taken: {"mesh.join": "on", **{
+            f"mesh.{each}_file": str(tmp / f"{each}.pem") for each in ("cert", "key", "ca")}},
+        "cert.pem .* cannot be used: No such file"),
+    "peer port in use": (
+        InvalidSpecification,
+        lambda tmp, taken: {"mesh.listen": f"127.0.0.1:{taken}"},
+        "in use.*--mesh-listen"),
 }
 
 

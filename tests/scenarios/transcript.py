@@ -24,9 +24,9 @@ class Player:
     """The core in a scenario. Revisions are called `model@version/content`."""
 
     def __init__(self) -> None:
-        self.core = Core(Options(budget_bytes=1000, fill_share=1.0))
-        self.now = 0.0
         self.records: dict[str, ModelRecord] = {}
+        self.core = Core(Options(budget_bytes=1000, fill_share=1.0), self.records.get)
+        self.now = 0.0
         self.ids: dict[str, str] = {}  # by label
         self.labels: dict[str, str] = {}  # by id
 
@@ -59,7 +59,7 @@ class Player:
         for pair in pairs:
             name, value = pair.split("=")
             given[name] = value if name == "eviction" else msgspec.json.decode(value)
-        self.core = Core(Options(**given))
+        self.core = Core(Options(**given), self.records.get)
 
     def on_declare(self, name: str, *words: str) -> on.Event:
         """declare NAME VERSION/CONTENT:BYTES[@URI]… [pin] [priority=N] [ttl=S] [memory=BYTES]"""
@@ -88,28 +88,37 @@ class Player:
         return revision
 
     def on_remove(self, name: str) -> on.Event:
+        del self.records[name]
         return on.ModelRemoved(name)
 
     def on_request(self, ticket: str, name: str, version: str | None = None) -> on.Event:
         """request TICKET NAME [VERSION]: a request found no ready copy"""
-        return on.CopyRequested(int(ticket), self.records[name], int(version) if version else None)
+        return on.CopyRequested(int(ticket), name, int(version) if version else None)
 
     def on_load(self, ticket: str, name: str, version: str | None = None) -> on.Event:
         """load TICKET NAME [VERSION]: by hand"""
-        return on.LoadAsked(int(ticket), self.records[name], int(version) if version else None)
+        return on.LoadAsked(int(ticket), name, int(version) if version else None)
 
     def on_unload(self, ticket: str, name: str, version: str | None = None) -> on.Event:
-        return on.UnloadAsked(int(ticket), self.records[name], int(version) if version else None)
+        return on.UnloadAsked(int(ticket), name, int(version) if version else None)
 
     def on_abandon(self, ticket: str) -> on.Event:
         return on.TicketAbandoned(int(ticket))
 
     def on_fill(self, *names: str) -> on.Event:
-        return on.FillOffered(tuple(self.records[name] for name in names))
+        return on.FillOffered(names)
 
-    def on_loaded(self, label: str, size: str, took_s: str = "0.1") -> on.Event:
-        """loaded REVISION BYTES [SECONDS]"""
-        return on.CopyLoaded(self.ids[label], int(size), float(took_s))
+    def on_loaded(self, label: str, size: str, took_s: str = "0.1", peak: str = "") -> on.Event:
+        """loaded REVISION BYTES [SECONDS [PEAK]]"""
+        peak_bytes = int(peak) if peak else None
+        return on.CopyLoaded(self.ids[label], int(size), float(took_s), peak_bytes)
+
+    def on_coming(self, label: str) -> on.Event:
+        """coming REVISION: its files come from elsewhere"""
+        return on.FilesComing(self.ids[label])
+
+    def on_came(self, label: str) -> on.Event:
+        return on.FilesCame(self.ids[label])
 
     def on_failed(self, label: str, *message: str) -> on.Event:
         return on.CopyLoadFailed(self.ids[label], "INVALID_ARTIFACT", " ".join(message))
@@ -132,6 +141,7 @@ class Player:
     # --- what is commanded ----------------------------------------------------------------------
 
     def describe(self, command: do.Command) -> str:
+        """Of an instance alone, which forwards nothing and tells nobody."""
         match command:
             case do.LoadCopy(revision, reserved, reason):
                 return f"load {self.labels[revision.id]} into {reserved} bytes ({reason})"
@@ -148,6 +158,8 @@ class Player:
                 return f"refuse {ticket}: {code}{wait}: {self.readable(message)}"
             case do.Note(kind, _, revision, reason, message):
                 return f"note {kind} ({reason}): {self.readable(message)}"
+            case _:
+                raise AssertionError(f"an instance alone commands {command}")
 
     def name(self, name: str, version: int | None) -> str:
         return name if version is None else f"{name} version {version}"

@@ -8,7 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.storage_fakes import HeldClock
 
-from shoal.domain.errors import ArtifactMissing, Conflict, StoreUnavailable
+from shoal.domain.errors import (
+    ArtifactMissing,
+    Conflict,
+    InvalidSpecification,
+    StoreUnavailable,
+)
 from shoal.domain.model import ModelRecord, ModelSpec, make_revision
 from shoal.domain.views import Registered, State
 from shoal.node.bulk import Bulk
@@ -19,7 +24,7 @@ from shoal.node.live import Running
 from shoal.node.loader import Loader
 from shoal.node.replica import BATCH
 from shoal.observability.metrics import Metrics
-from shoal.ports import Op
+from shoal.ports import Op, Put
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.settings import Settings
 from shoal.stores.memory import MemoryStore
@@ -31,11 +36,14 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__(HeldClock())
         self.gone = False
+        self.takes_bytes = 1_000_000
         self.transactions: list[int] = []
 
     async def transact(self, ops: Sequence[Op]) -> int:
         if self.gone:
             raise StoreUnavailable("the cable is out; put it in")
+        if sum(len(op.value) for op in ops if isinstance(op, Put)) > self.takes_bytes:
+            raise InvalidSpecification("that is too much at once")
         self.transactions.append(len(ops))
         return await super().transact(ops)
 
@@ -51,7 +59,7 @@ async def instance(store: Store) -> AsyncIterator[Instance]:
     running = Running(ThreadPoolExecutor(1), 1, 0.0, 1)
     instance = Instance(Settings(), Parts(
         store=store, loader=Loader(RuntimeRegistry.installed(), (), (), 1), running=running,
-        metrics=Metrics(False, 0), clock=clock, budget_bytes=0,
+        metrics=Metrics(False, 0), clock=clock, budget_bytes=1,
     ))
     await instance.start()
     yield instance
@@ -70,7 +78,7 @@ def declare(spec: ModelSpec) -> ModelRecord:
     if "missing" in spec.uri:
         raise ArtifactMissing(f"model {spec.name!r}: {spec.uri} does not exist")
     revision = make_revision(
-        spec, version=1, uri=spec.uri, format=spec.format or "onnx", files_bytes=1,
+        spec, version=1, uri=spec.uri, format=spec.format or "onnx", files_bytes=2,
         artifact_digest="sha256:" + "0" * 64,
     )
     declare.clock += 1.0  # type: ignore[attr-defined]
@@ -136,6 +144,17 @@ async def test_what_the_registry_does_not_take_is_told_of_each(bulk: Bulk, store
     store.gone = False
 
 
+async def test_what_is_too_much_at_once_is_written_in_parts(
+    bulk: Bulk, instance: Instance, store: Store
+) -> None:
+    store.takes_bytes = 2_000
+    large = ModelSpec(name="large", uri="/" + 3_000 * "x")
+    told = await bulk.register([*specs("a", "b"), large, *specs("c", "d")], declare)
+    assert [each.name for each in told if each.ok] == ["a", "b", "c", "d"]
+    assert told[2].error == "that is too much at once"
+    assert instance.replica.names() == ["a", "b", "c", "d"]
+
+
 async def test_names_are_unregistered_once(bulk: Bulk, instance: Instance) -> None:
     await bulk.register(specs("a", "b"), declare)
     told = await bulk.unregister(["a", "nobody", "folders", "a"])
@@ -192,4 +211,4 @@ async def test_models_in_a_state_are_found_without_looking_at_all(catalogue: Cat
 
 
 async def test_states_are_counted(catalogue: Catalogue) -> None:
-    assert await catalogue.by_state() == {"cold": 9}
+    assert catalogue.by_state(await catalogue.in_play()) == {"cold": 9}

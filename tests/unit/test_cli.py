@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import typer
-from tests.canned_server import Canned, CannedServer, canned_server, json_of
-from tests.canned_views import API, Shoal, shoal_at, view
+from tests.canned_server import Canned, CannedServer, json_of
+from tests.canned_views import API, STATUS, Shoal, view
 from typer.testing import CliRunner
 
 from shoal import __version__
-from shoal.cli.main import app, exit_code
-from shoal.cli.target import complete_model
+from shoal.cli.exit_codes import exit_code
+from shoal.cli.main import app
+from shoal.cli.target import complete_instance, complete_model
 from shoal.domain import errors
 from shoal.domain.views import Outcome, State
-
-
-@pytest.fixture
-def server() -> Iterator[CannedServer]:
-    with canned_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shoal(server: CannedServer) -> Shoal:
-    return shoal_at(server.url)
-
 
 # --- help -----------------------------------------------------------------------------------------
 
@@ -39,9 +27,13 @@ def test_every_command_and_every_parameter_has_help() -> None:
     commands = root.commands  # type: ignore[attr-defined]
     assert set(commands) == {
         "serve", "models", "register", "unregister", "load", "unload", "infer", "explain",
-        "status", "top", "events", "instances", "settings",
+        "status", "top", "drain", "events", "instances", "settings", "simulate", "credentials",
+        "runtimes",
     }  # fmt: skip
-    for command in (root, *commands.values()):
+    inner, servers = commands["credentials"].commands, commands["runtimes"].commands
+    assert set(inner) == {"set", "list", "delete"}
+    assert set(servers) == {"list", "show", "apply", "remove", "enable", "disable"}
+    for command in (root, *commands.values(), *inner.values(), *servers.values()):
         assert command.help
         for parameter in command.params:
             assert parameter.help, f"{command.name} {parameter.name}"
@@ -276,6 +268,18 @@ def test_model_names_complete_from_the_server(server: CannedServer) -> None:
     server.answers(f"GET {API}/models", json_of(page))
     assert complete_model(_context(server.url), "chu") == ["churn"]
     assert server.asked[0].query["contains"] == "chu"
+
+
+def test_several_addresses_have_commas_between(server: CannedServer) -> None:
+    page = {"models": [view("churn")], "total": 1, "next": None}
+    server.answers(f"GET {API}/models", json_of(page))
+    assert complete_model(_context(f"http://127.0.0.1:9, {server.url}"), "chu") == ["churn"]
+
+
+def test_instance_names_complete_from_any_of_several_servers(server: CannedServer) -> None:
+    server.answers(f"GET {API}/instances", json_of(STATUS.instances))
+    context = _context(f"http://127.0.0.1:9, {server.url}")
+    assert complete_instance(context, "box") == ["box-1"]
 
 
 def test_completion_is_silent_without_a_server() -> None:

@@ -169,8 +169,9 @@ def test_a_server_that_fails_ends_it(server: Managed, shoal: Run, tmp_path: Path
     [
         ("a.json", "[{]", "not valid JSON"), ("a.yaml", "a: 1", "holds no list"),
         ("a.yaml", "- [", "not valid YAML"), ("a.yaml", "- \x00", "not valid YAML"),
+        ("a.yaml", "- 2026-99-99", "not valid YAML"),
     ],
-    ids=["json", "no-list", "yaml", "yaml-bytes"],
+    ids=["json", "no-list", "yaml", "yaml-bytes", "yaml-date"],
 )
 def test_a_list_that_cannot_be_read_is_named(
     shoal: Run, tmp_path: Path, name: str, content: str, what: str

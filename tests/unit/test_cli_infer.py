@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.canned_server import CannedServer, canned_server, json_of
-from tests.canned_views import Shoal, shoal_at
+from tests.canned_server import CannedServer, json_of
+from tests.canned_views import Shoal
 
 V2_ANSWER = {
     "model_name": "churn",
     "model_version": "3",
     "outputs": [{"name": "label", "datatype": "INT64", "shape": [2], "data": [1, 0]}],
 }
-
-
-@pytest.fixture
-def server() -> Iterator[CannedServer]:
-    with canned_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shoal(server: CannedServer) -> Shoal:
-    return shoal_at(server.url)
 
 
 @pytest.fixture

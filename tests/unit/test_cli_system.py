@@ -5,31 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
 import pytest
 import typer
-from tests.canned_server import CannedServer, canned_server, json_of
-from tests.canned_views import API, EVENTS, STATUS, Shoal, shoal_at, view
+from tests.canned_server import CannedServer, json_of
+from tests.canned_views import API, EVENTS, STATUS, Shoal, view
 
 from shoal.cli.main import app
 from shoal.domain.views import FailureView, SettingView, State, Story
 from shoal.settings import Configuration, setting_fields
-
-
-@pytest.fixture
-def server() -> Iterator[CannedServer]:
-    with canned_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shoal(server: CannedServer) -> Shoal:
-    return shoal_at(server.url)
-
 
 # --- the system -----------------------------------------------------------------------------------
 
@@ -111,11 +98,11 @@ def test_explain_tells_the_story(server: CannedServer, shoal: Shoal) -> None:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Configuration, list[Path]]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Configuration, list[str]]]:
     """What `shoal.app.serve` is called with, in its stead."""
-    calls: list[tuple[Configuration, list[Path]]] = []
+    calls: list[tuple[Configuration, list[str]]] = []
 
-    def serve(configuration: Configuration, folders: list[Path]) -> int:
+    def serve(configuration: Configuration, folders: list[str]) -> int:
         calls.append((configuration, folders))
         return 0
 
@@ -125,7 +112,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Configuration, list[Pa
     return calls
 
 
-Served = list[tuple[Configuration, list[Path]]]
+Served = list[tuple[Configuration, list[str]]]
 
 
 def test_serve_takes_folders_flags_variables_and_a_file(
@@ -141,7 +128,7 @@ def test_serve_takes_folders_flags_variables_and_a_file(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     [(configuration, folders)] = served
-    assert folders == [tmp_path / "models"]
+    assert folders == [str(tmp_path / "models")]
     settings, sources = configuration.settings, configuration.sources
     assert (settings.http.port, sources["http.port"]) == (0, "flag")
     assert (settings.grpc.port, sources["grpc.port"]) == (0, "environment")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.client.endpoints import Endpoints, Side, segment, with_query
+from shoal.client.endpoints import Endpoints, segment, with_query
 from shoal.client.errors import Answer, UnexpectedAnswer, error_of, retry_after_s
 from shoal.domain import errors
 
@@ -112,13 +112,25 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: floa
     ],
 )
 def test_management_is_port_8082_of_the_same_host(server: str, management: str) -> None:
-    assert Endpoints.of(server).management == management
+    assert Endpoints.of(server).management == (management,)
 
 
 def test_a_path_before_the_api_is_kept() -> None:
     endpoints = Endpoints.of("http://proxy/shoal/", "http://proxy/admin/")
-    assert endpoints.url(Side.INFERENCE, "/v2") == "http://proxy/shoal/v2"
-    assert endpoints.url(Side.MANAGEMENT, "/api") == "http://proxy/admin/api"
+    assert endpoints.inference == ("http://proxy/shoal",)
+    assert endpoints.management == ("http://proxy/admin",)
+
+
+def test_several_servers_have_their_management_beside_each() -> None:
+    endpoints = Endpoints.of(["http://a:8080", "b:8080", "http://b:8081", "http://a:8080/"])
+    assert endpoints.inference == ("http://a:8080", "http://b:8080", "http://b:8081")
+    assert endpoints.management == ("http://a:8082", "http://b:8082")
+    assert Endpoints.of("a", ["b", "c"]).management == ("http://b", "http://c")
+
+
+def test_an_empty_list_of_servers_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpecification, match="there is no server address"):
+        Endpoints.of([])
 
 
 @pytest.mark.parametrize("address", ["ftp://x", "http://", "http://h:port", "", "http://h?x=1"])
@@ -130,6 +142,7 @@ def test_an_address_that_is_no_http_url_is_refused(address: str) -> None:
 def test_only_addresses_of_this_machine_avoid_proxies() -> None:
     assert Endpoints.of("http://localhost:1", "http://127.0.0.1:2").local
     assert not Endpoints.of("http://localhost:1", "http://models.example").local
+    assert not Endpoints.of(["http://localhost:1", "http://models.example"]).local
 
 
 def test_paths_and_queries_are_encoded() -> None:

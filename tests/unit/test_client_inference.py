@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.canned_server import Canned, CannedServer, canned_server, json_of
+from tests.ports import HeldPort
+from tests.served import until
 
 import shoal
 from shoal.client import ConnectionFailed, Retry, UnexpectedAnswer, calls
@@ -38,12 +40,6 @@ METADATA = {
     "inputs": [{"name": "rows", "datatype": "FP32", "shape": [-1, 2]}],
     "outputs": [],
 }
-
-
-@pytest.fixture
-def server() -> Iterator[CannedServer]:
-    with canned_server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -154,6 +150,14 @@ def test_bare_values_for_several_inputs_are_refused(
     two = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("a", "b")]
     server.answers("GET /v2/models/iris", json_of({**METADATA, "inputs": two}))
     with pytest.raises(InvalidInput, match=r"takes 2 inputs \('a', 'b'\); give a dict"):
+        client.infer("iris", np.array([1.0]))
+
+
+def test_bare_values_for_a_model_that_tells_no_inputs_are_refused(
+    server: CannedServer, client: shoal.Client
+) -> None:
+    server.answers("GET /v2/models/iris", json_of({**METADATA, "inputs": []}))
+    with pytest.raises(InvalidInput, match="tells no inputs; give a dict"):
         client.infer("iris", np.array([1.0]))
 
 
@@ -312,9 +316,8 @@ def test_an_answer_of_another_program_is_recognised(
 @pytest.fixture
 def nobody() -> Iterator[str]:
     """An address where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with HeldPort() as unused:
+        yield f"http://127.0.0.1:{unused}"
 
 
 def test_no_server_is_a_clear_error(nobody: str) -> None:
@@ -323,6 +326,27 @@ def test_no_server_is_a_clear_error(nobody: str) -> None:
         pytest.raises(ConnectionFailed, match=r"cannot connect to .*that the server runs"),
     ):
         client.server_live()
+
+
+def test_the_error_names_all_servers_when_none_is_there(nobody: str) -> None:
+    with (
+        shoal.Client([nobody, "http://127.0.0.1:1"], retry=Retry(attempts=1)) as client,
+        pytest.raises(ConnectionFailed, match="none of 2 servers could answer") as caught,
+    ):
+        client.server_live()
+    for address in (nobody, "http://127.0.0.1:1"):
+        assert f"{address} (cannot connect: " in caught.value.message
+
+
+def test_another_server_answers_for_one_that_hangs_up(
+    server: CannedServer, nobody: str
+) -> None:
+    server.answers(INFER, answer(y=[5]))
+    with canned_server() as other, shoal.Client([nobody, other.url, server.url]) as client:
+        other.answers(INFER, Canned(drop=True))
+        for _ in range(3):
+            assert client.infer("iris", {"x": np.array([1])}).array.tolist() == [5]
+    assert len(other.asked) == 1
 
 
 def test_headers_of_the_client_go_with_every_request(server: CannedServer) -> None:
@@ -359,6 +383,24 @@ async def test_the_async_client_reports_a_missing_server(nobody: str) -> None:
     async with shoal.AsyncClient(nobody, retry=Retry(attempts=2, base_s=0.001)) as client:
         with pytest.raises(ConnectionFailed, match="cannot connect"):
             await client.server_live()
+
+
+async def test_a_cancelled_call_is_no_longer_in_flight(server: CannedServer) -> None:
+    release = threading.Event()
+    with canned_server() as other:
+        for each in (server, other):
+            each.answers("GET /v2/health/live", Canned())
+        server.answers(INFER, Canned(hold=release))
+        once = Retry(attempts=1, random=lambda: 0.0)
+        async with shoal.AsyncClient([server.url, other.url], retry=once) as client:
+            held = asyncio.create_task(client.infer("iris", {"x": np.array([1])}))
+            await asyncio.to_thread(until, lambda: server.asked, "a request")
+            held.cancel()
+            await asyncio.wait([held])
+            release.set()
+            for _ in range(4):
+                await client.server_live()
+    assert [len(each.asked) for each in (server, other)] == [1 + 2, 2]
 
 
 async def test_the_async_client_raises_typed_errors(server: CannedServer) -> None:

@@ -249,7 +249,7 @@ def test_what_is_declared_unread_must_say_what_would_be_read(
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"format": "lost"}, "'lost'"), ({"uri": "s3://a/b"}, "the scheme 's3'"),
+    [({"format": "lost"}, "'lost'"), ({"uri": "s3://a/b"}, "uri 's3://a/b'"),
      ({"version_policy": VersionPolicy(specific=(1, 2))}, "for one version only")],
     ids=["format", "scheme", "versions"],
 )

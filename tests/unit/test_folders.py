@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 import pytest
@@ -28,10 +28,14 @@ class Folder:
     """A folder that says what a test wants."""
 
     def __init__(self, path: str, *at_first: FolderChange) -> None:
-        self.path = Path(path)
+        self.name = path
         self.origin = f"folder:{path}"
+        self.watched = self
         self.at_first = list(at_first)
         self.said: asyncio.Queue[FolderChange | Exception] = asyncio.Queue()
+
+    def uri_of(self, name: str) -> str:
+        return f"{self.name}/{name}"
 
     async def first_scan(self) -> list[FolderChange]:
         return self.at_first
@@ -44,7 +48,7 @@ class Folder:
             await on_change(said)
 
     def declares(self, name: str, content: str = "a") -> Declared:
-        spec = ModelSpec(name=name, uri=f"{self.path}/{name}")
+        spec = ModelSpec(name=name, uri=self.uri_of(name))
         revision = make_revision(spec, version=1, uri=spec.uri, format="onnx",
                                  artifact_digest=content, files_bytes=1)
         return Declared(ModelRecord(name=name, spec=spec, revisions=(revision,),
@@ -63,7 +67,7 @@ async def instance() -> Instance:
 
 
 def watching(instance: Instance, *folders: Folder) -> Folders:
-    return Folders(instance, [cast(ModelFolder, folder) for folder in folders])
+    return Folders(instance, [partial(cast, ModelFolder, folder) for folder in folders])
 
 
 def origins(instance: Instance) -> dict[str, str]:
@@ -121,11 +125,12 @@ async def test_a_problem_leaves_what_was_declared_and_says_why(instance: Instanc
 async def test_a_model_that_never_was_in_order_is_known_with_its_problem(
     instance: Instance
 ) -> None:
-    folder = Folder("/models", Problem("a", "nothing in it"))
+    folder = Folder("/models", Problem("a", "nothing in it", entry="a.onnx"))
     await watching(instance, folder).start(watch=False)
     record = instance.replica.get("a")
     assert record is not None
     assert (record.problem, record.revisions) == ("nothing in it", ())
+    assert record.spec.uri == "/models/a.onnx"
     assert instance.invalid == {"a"}
 
 

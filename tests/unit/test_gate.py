@@ -76,9 +76,10 @@ def test_once_one_has_taken_long_nobody_waits_for_it_at_all() -> None:
     assert first.entered.wait(10)
     first.leave()
     began = time.monotonic()
-    with gate.pass_through(alone=False) as was_alone:
-        assert time.monotonic() - began < 0.04
-        assert not was_alone()
+    for _ in range(100):  # 5 s, if each waited
+        with gate.pass_through(alone=False) as was_alone:
+            assert not was_alone()
+    assert time.monotonic() - began < 2.5
     hangs.leave()
 
 

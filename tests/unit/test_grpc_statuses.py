@@ -8,8 +8,9 @@ import pytest
 
 from shoal.codecs.http2 import Headers
 from shoal.dataplane.grpc import heads, statuses
-from shoal.dataplane.grpc.calls import LONGEST_TIMEOUT_S, timeout_s
+from shoal.dataplane.grpc.calls import timeout_s
 from shoal.dataplane.grpc.message import Code, Head, Method, Reply, Request, Unary
+from shoal.dataplane.inference import LONGEST_TIMEOUT_S
 from shoal.domain.errors import (
     DeadlineExceeded,
     InvalidInput,

@@ -6,12 +6,19 @@ import pytest
 import structlog
 from tests.storage_fakes import HeldClock
 
+from shoal.domain.views import EventPage
 from shoal.node.journal import Journal
+
+FIRST = 1_000_000_000  # microseconds
 
 
 @pytest.fixture
 def journal() -> Journal:
     return Journal(HeldClock(wall_s=1000.0), length=5)
+
+
+def numbers(*pages: EventPage) -> list[int]:
+    return [event.seq - FIRST + 1 for page in pages for event in page.events]
 
 
 def note_some(journal: Journal, count: int) -> None:
@@ -22,7 +29,7 @@ def note_some(journal: Journal, count: int) -> None:
 def test_events_are_numbered_and_dated(journal: Journal) -> None:
     journal.note("loaded", "it is there", model="m", revision="m@1-0", reason="requested")
     (event,) = journal.page(0, 10, None).events
-    assert (event.seq, event.time) == (1, 1000.0)
+    assert (event.seq, event.time) == (FIRST, 1000.0)
     assert (event.kind, event.message) == ("loaded", "it is there")
     assert (event.model, event.revision, event.reason) == ("m", "m@1-0", "requested")
 
@@ -30,10 +37,10 @@ def test_events_are_numbered_and_dated(journal: Journal) -> None:
 def test_pages_follow_each_other_without_gap_or_repetition(journal: Journal) -> None:
     note_some(journal, 5)
     first = journal.page(0, 2, None)
-    assert [event.seq for event in first.events] == [1, 2]
+    assert numbers(first) == [1, 2]
     second = journal.page(first.next, 2, None)
     third = journal.page(second.next, 2, None)
-    assert [event.seq for event in second.events + third.events] == [3, 4, 5]
+    assert numbers(second, third) == [3, 4, 5]
     assert journal.page(third.next, 2, None).events == []
 
 
@@ -47,17 +54,26 @@ def test_who_has_read_all_is_told_only_what_is_new(journal: Journal) -> None:
 
 def test_the_oldest_are_forgotten_first(journal: Journal) -> None:
     note_some(journal, 12)
-    assert [event.seq for event in journal.page(0, 10, None).events] == [8, 9, 10, 11, 12]
-    assert [event.seq for event in journal.page(9, 10, None).events] == [10, 11, 12]
-    assert journal.page(50, 10, None).events == [], "a number from before a restart"
+    assert numbers(journal.page(0, 10, None)) == [8, 9, 10, 11, 12]
+    assert numbers(journal.page(FIRST + 8, 10, None)) == [10, 11, 12]
+    assert journal.page(FIRST + 50, 10, None).events == [], "of an instance whose clock is ahead"
+
+
+def test_numbers_follow_the_clock_but_never_go_back() -> None:
+    clock = HeldClock(wall_s=1000.0)
+    journal = Journal(clock)
+    for wall_s in (1000.0, 1000.5, 1000.2, 1001.0):
+        clock.wall_s = wall_s
+        journal.note("loaded", "it is there")
+    assert numbers(journal.page(0, 10, None)) == [1, 500_001, 500_002, 1_000_001]
 
 
 def test_events_of_one_model(journal: Journal) -> None:
     note_some(journal, 5)
     page = journal.page(0, 2, "odd")
-    assert [event.seq for event in page.events] == [1, 3]
-    assert [event.seq for event in journal.page(page.next, 2, "odd").events] == [5]
-    assert [event.seq for event in journal.last_of("odd", 2)] == [3, 5]
+    assert numbers(page) == [1, 3]
+    assert numbers(journal.page(page.next, 2, "odd")) == [5]
+    assert [event.seq - FIRST + 1 for event in journal.last_of("odd", 2)] == [3, 5]
     assert journal.last_of("nobody", 2) == []
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.storage_fakes import SuffixFinder, put
 
 from shoal.domain.errors import ArtifactMissing, InvalidSpecification, UnknownFormat
-from shoal.storage.artifact import MAX_ENTRIES, Found, find_artifact
+from shoal.domain.model import ModelSpec
+from shoal.storage.artifact import MAX_ENTRIES, find_artifact
 from shoal.storage.layout import Layout, is_model, look, spec_for_child
 
 FINDER = SuffixFinder()
@@ -19,13 +20,18 @@ def at(path: Path) -> Layout:
     return look(path, FINDER)
 
 
-def found(path: Path, wanted: str | None = None) -> Found:
+def spec_of(layout: Layout) -> ModelSpec:
+    return spec_for_child(layout, str(layout.path))
+
+
+def found(path: Path, wanted: str | None = None) -> tuple[Path, str]:
     """Of the model's only version."""
     layout = at(path)
     (place,) = layout.versions.values()
     if wanted is None and layout.described:
         wanted = layout.described.spec.format
-    return find_artifact(place, FINDER, wanted, layout.described)
+    artifact = find_artifact(place, FINDER, wanted, layout.described)
+    return artifact.path, artifact.format
 
 
 def refusal(path: Path, wanted: str | None = None) -> str:
@@ -47,7 +53,7 @@ def test_a_bare_artifact_is_version_1_under_its_name_without_suffix(tmp_path: Pa
 def test_a_yaml_of_the_same_name_describes_a_bare_artifact(tmp_path: Path) -> None:
     path = put(tmp_path / "iris.joblib")
     put(tmp_path / "iris.yaml", "pin: true")
-    spec = spec_for_child(at(path))
+    spec = spec_of(at(path))
     assert (spec.name, spec.uri, spec.pin) == ("iris", str(path), True)
 
 
@@ -247,7 +253,7 @@ def test_an_onnx_model_may_be_a_folder_of_that_name_as_in_triton(tmp_path: Path)
 def test_tritons_name_must_be_the_folders(tmp_path: Path) -> None:
     put(tmp_path / "net/config.pbtxt", 'name: "other"')
     with pytest.raises(InvalidSpecification, match="'other', but its folder is 'net'"):
-        spec_for_child(at(tmp_path / "net"))
+        spec_of(at(tmp_path / "net"))
 
 
 def test_mlservers_name_uri_and_version_are_taken(tmp_path: Path) -> None:
@@ -257,14 +263,14 @@ def test_mlservers_name_uri_and_version_are_taken(tmp_path: Path) -> None:
         "parameters": {"uri": "./sub/weights.joblib", "version": "v4"}}""")
     layout = at(tmp_path / "folder")
     assert layout.versions == {4: path}
-    assert spec_for_child(layout).name == "iris"
+    assert spec_of(layout).name == "iris"
 
 
 def test_model_yaml_wins_over_the_other_descriptions(tmp_path: Path) -> None:
     put(tmp_path / "net/model.yaml", "name: mine\nmax_concurrency: 7")
     put(tmp_path / "net/model-settings.json", '{"name": "theirs"}')
     put(tmp_path / "net/config.pbtxt", 'name: "net" instance_group { count: 2 }')
-    spec = spec_for_child(at(tmp_path / "net"))
+    spec = spec_of(at(tmp_path / "net"))
     assert (spec.name, spec.max_concurrency, spec.version_policy.latest) == ("mine", 7, 1)
 
 

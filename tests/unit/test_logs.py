@@ -12,9 +12,10 @@ from datetime import datetime
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from shoal.domain.errors import NoRoom
-from shoal.observability.logs import configure_logs, get_logger, request_context
+from shoal.observability.logs import configure_logs, get_logger
 
 log = get_logger("shoal.test")  # taken at import, as modules do
 
@@ -116,7 +117,7 @@ def test_the_last_configuration_counts(stream: io.StringIO) -> None:
 
 def test_lines_of_a_request_carry_its_id(stream: io.StringIO) -> None:
     configure_logs("info", "json", stream)
-    with request_context("r-1"):
+    with bound_contextvars(request_id="r-1"):
         log.info("inside")
         logging.getLogger("library").info("inside too")
     log.info("outside")
@@ -127,7 +128,7 @@ async def test_tasks_do_not_mix_up_their_requests(stream: io.StringIO) -> None:
     configure_logs("info", "json", stream)
 
     async def handle(request_id: str) -> None:
-        with request_context(request_id):
+        with bound_contextvars(request_id=request_id):
             await asyncio.sleep(0)
             log.info("handled", expected=request_id)
 

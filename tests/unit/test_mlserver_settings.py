@@ -47,6 +47,7 @@ def test_the_fields_of_usual_settings_are_taken() -> None:
     ("mlserver_sklearn.sklearn.SKLearnModel", "sklearn"),
     ("mlserver_xgboost.XGBoostModel", "xgboost"),
     ("mlserver_lightgbm.lightgbm.LightGBMModel", "lightgbm"),
+    ("mlserver_catboost.CatboostModel", "catboost"),
 ])
 def test_mlservers_own_runtimes_have_a_counterpart(implementation: str, form: str) -> None:
     assert parse(implementation=implementation).spec.format == form
@@ -57,7 +58,7 @@ def test_without_an_implementation_the_format_is_left_to_the_files() -> None:
 
 
 @pytest.mark.parametrize("implementation", [
-    "models.MyModel", "mlserver_mlflow.MLflowRuntime", "mlserver_sklearn", "", "a.b.c.d",
+    "models.MyModel", "mlserver_mllib.MLlibModel", "mlserver_sklearn", "", "a.b.c.d",
 ])
 def test_an_unknown_implementation_is_refused_with_the_ways_out(implementation: str) -> None:
     with pytest.raises(InvalidSpecification, match="has no counterpart here; known are mlserver_"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.domain.errors import InvalidSpecification
+from shoal.settings import RegistrySettings
 from shoal.stores.memory import MemoryStore
 from shoal.stores.open import open_store, registry_file
 from shoal.stores.sqlite import SqliteStore
@@ -21,12 +22,13 @@ class StillClock:
 
 
 def test_memory_is_a_store_without_a_file(tmp_path: Path) -> None:
-    assert isinstance(open_store("memory", tmp_path, StillClock()), MemoryStore)
+    store = open_store(RegistrySettings(url="memory"), tmp_path, StillClock())
+    assert isinstance(store, MemoryStore)
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_sqlite_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
-    store = open_store("sqlite", tmp_path / "data", StillClock())
+    store = open_store(RegistrySettings(), tmp_path / "data", StillClock())
     assert isinstance(store, SqliteStore)
     assert store.path == tmp_path / "data" / "registry.sqlite3"
     await store.close()
@@ -47,7 +49,7 @@ def test_a_url_names_a_file(url: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "etcd://host", "sqlite://", "sqlite:///", "sqlite://relative.db", "sqlite:///a?mode=ro",
+    ["", "etcd", "etcd:host", "sqlite://", "sqlite:///", "sqlite://relative.db", "sqlite:///a?mode=ro",
      "Memory", "/srv/shoal.sqlite3", "sqlite:///a#b"],
 )
 def test_anything_else_is_refused_and_says_what_is_accepted(url: str) -> None:

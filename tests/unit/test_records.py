@@ -61,6 +61,43 @@ def test_a_revision_that_a_description_completed_comes_back() -> None:
     assert records.decode("m", records.encode(record)) == record
 
 
+@pytest.mark.parametrize("named", [None, "triton", "shoal"])
+def test_a_chosen_runtime_comes_back_in_little_room(named: str | None) -> None:
+    spec = ModelSpec(name="m", uri="/srv/m.plan", format="tensorrt", format_version="8",
+                     protocol="v2", runtime=named)
+    for chosen in ("triton", None):
+        revision = make_revision(
+            msgspec.structs.replace(spec, runtime=chosen), version=1, uri=spec.uri,
+            format="tensorrt", artifact_digest=DIGEST, files_bytes=711)
+        record = ModelRecord(name="m", spec=spec, revisions=(revision,))
+        assert records.decode("m", records.encode(record)) == record
+        assert len(records.encode(record)) < 200
+
+
+def test_why_nothing_is_served_comes_back() -> None:
+    record = ModelRecord(name="m", spec=ModelSpec(name="m", uri="/m"), problem="no runtime",
+                         problem_code="NO_SUPPORTING_RUNTIME")
+    assert records.decode("m", records.encode(record)) == record
+
+
+def test_the_ids_of_revisions_stay_what_they_were_before_there_were_runtimes() -> None:
+    plain = ModelSpec(name="m", uri="/m.onnx")
+    rich = ModelSpec(
+        name="m", uri="/m", format="onnx", credentials="farm", trust="code", priority=3, pin=True,
+        inputs=(TensorSpec("x", "FP32", (-1, 4)),), options={"a": 1}, optimize="auto")
+    ids = [make_revision(each, version=2, uri="/m.onnx", format="onnx", artifact_digest=DIGEST,
+                         files_bytes=711).id for each in (plain, rich)]
+    assert ids == ["m@2-4b89d4e4fcac", "m@2-27cce5aacf96"]
+
+
+def test_another_runtime_makes_another_revision() -> None:
+    spec = ModelSpec(name="m", uri="/m.onnx")
+    ids = {make_revision(msgspec.structs.replace(spec, runtime=each), version=1, uri=spec.uri,
+                         format="onnx", artifact_digest=DIGEST, files_bytes=1).id
+           for each in (None, "shoal", "triton", "mlserver")}
+    assert len(ids) == 3  # `shoal` is what loads when none is named
+
+
 def test_a_path_elsewhere_comes_back() -> None:
     spec = ModelSpec(name="m", uri="/m")
     revision = make_revision(

@@ -10,8 +10,9 @@ import pytest
 
 from shoal.codecs import compression
 from shoal.dataplane.http import responses
-from shoal.dataplane.http.calls import LONGEST_TIMEOUT_S, timeout_s
+from shoal.dataplane.http.calls import timeout_s
 from shoal.dataplane.http.message import Request, Response
+from shoal.dataplane.inference import LONGEST_TIMEOUT_S
 from shoal.domain.errors import (
     DeadlineExceeded,
     InvalidRequest,

@@ -189,6 +189,7 @@ def test_an_unknown_variable_is_refused_with_what_was_perhaps_meant(
         ("- http", "holds a list; expected groups"),
         ("just words", "holds a str; expected groups"),
         ("http: {port: [", "not valid YAML"),
+        ("memory: 2026-99-99", "not valid YAML"),
         ("1: 2", "'1' is no setting"),
         ("http: {1: 2}", "'http.1' is no setting"),
     ],

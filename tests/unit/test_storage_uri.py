@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.domain.errors import InvalidSpecification
-from shoal.storage.uri import local_path
+from shoal.storage.uri import is_remote, local_path
 
 
 @pytest.mark.parametrize(("uri", "path"), [
@@ -17,6 +17,7 @@ from shoal.storage.uri import local_path
     ("file:/models/iris", "/models/iris"),
     ("FILE://localhost/models/my%20iris", "/models/my iris"),
     ("/models/a:b", "/models/a:b"),
+    ("pvc://models/iris/1", "/pvc_mounts/models/iris/1"),
 ])
 def test_an_absolute_uri_becomes_its_path(uri: str, path: str) -> None:
     assert local_path(uri) == Path(path)
@@ -44,9 +45,19 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert local_path(str(tmp_path / "current")) == tmp_path / "current"
 
 
+@pytest.mark.parametrize(("uri", "remote"), [
+    ("s3://bucket/iris", True), ("HF://org/model", True), ("git+https://host/repo.git", True),
+    ("/models/iris", False), ("file:///models/iris", False), ("pvc://models/iris", False),
+    ("C://models", True), ("models/s3://x", False),
+])
+def test_what_lies_elsewhere_is_told_by_its_scheme(uri: str, remote: bool) -> None:
+    assert is_remote(uri) is remote
+
+
 @pytest.mark.parametrize(("uri", "says"), [
-    ("s3://bucket/iris", "'s3' is not supported in this release; give a local path"),
-    ("HF://org/model", "'hf' is not supported"),
+    ("s3://bucket/iris", "does not lie in this machine's files; give a local path"),
+    ("pvc:///iris", "write pvc://CLAIM/PATH"),
+    ("pvc://models/../../etc", "write pvc://CLAIM/PATH"),
     ("file://nas/models/iris", "host 'nas'"),
     ("file:models/iris", "is relative"),
     ("file:///models/a?b", "write '?' as %3F"),

@@ -19,6 +19,7 @@ from shoal.domain.errors import (
 )
 from shoal.domain.model import Revision
 from shoal.domain.signature import Signature
+from shoal.node.elsewhere import Elsewhere
 from shoal.node.live import LiveCopy, Running
 from shoal.node.tickets import Tickets
 from shoal.ports import LoadedModel
@@ -47,7 +48,9 @@ def tickets(abandoned: list[int]) -> Tickets:
     return Tickets(abandoned.append)
 
 
-def wait(tickets: Tickets, ticket: int, timeout_s: float = 10) -> asyncio.Task[LiveCopy | None]:
+def wait(
+    tickets: Tickets, ticket: int, timeout_s: float = 10
+) -> asyncio.Task[LiveCopy | Elsewhere | None]:
     return asyncio.create_task(tickets.wait(ticket, timeout_s, "model 'm'"))
 
 

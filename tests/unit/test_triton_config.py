@@ -78,6 +78,7 @@ def test_datatypes_get_the_protocols_names(triton: str, here: str) -> None:
 
 @pytest.mark.parametrize(("text", "form", "usual"), [
     ('backend: "onnxruntime"', "onnx", "model.onnx"),
+    ('backend: "openvino"', "openvino", "model.xml"),
     ('platform: "onnxruntime_onnx"', "onnx", "model.onnx"),
     ('backend: "pytorch"', "pytorch", "model.pt"),
     ('backend: "python"', "python", "model.py"),
@@ -147,8 +148,8 @@ def test_a_default_file_name_cannot_leave_its_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ('platform: "tensorflow_graphdef"', "no runtime for platform 'tensorflow_graphdef'"),
-    ('backend: "tensorrt"', "no runtime for backend 'tensorrt'; known are onnxruntime"),
+    ('platform: "caffe2_netdef"', "no runtime for platform 'caffe2_netdef'; known are"),
+    ('backend: "dali"', "no runtime for backend 'dali'; known are onnxruntime"),
     ('platform: "ensemble"', "no runtime for platform 'ensemble'"),
     ('backend: "fil" parameters { key: "model_type" value { string_value: "treelite" } }',
      "model_type 'treelite'"),

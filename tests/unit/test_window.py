@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.observability.window import RollingWindow
+from shoal.observability.window import Counts, RollingWindow
 
 
 def exact(values: list[float], q: float) -> float:
@@ -110,3 +110,23 @@ def test_the_rate_falls_when_nothing_happens() -> None:
 def test_a_window_needs_a_span_and_slots(span_s: float, slots: int) -> None:
     with pytest.raises(ValueError, match="rolling window"):
         RollingWindow(span_s, slots)
+
+
+def test_what_several_windows_cover_is_as_one() -> None:
+    chance = random.Random(7)
+    values = [chance.lognormvariate(-6, 2) for _ in range(600)]
+    whole, parts = RollingWindow(60), [RollingWindow(60) for _ in range(3)]
+    for number, value in enumerate(values):
+        whole.observe(value, 0.0)
+        parts[number % 3].observe(value, 0.0)
+    together = sum((part.counts(0.0) for part in parts), Counts())
+    assert together == whole.counts(0.0)
+    for q in (0.0, 0.5, 0.99, 1.0):
+        assert together.quantile(q) == whole.quantile(q, 0.0)
+    assert together.max() == max(values)
+
+
+def test_nothing_covered_has_no_quantile() -> None:
+    assert RollingWindow(60).counts(0.0) == Counts()
+    assert Counts().quantile(0.5) is None
+    assert Counts().max() is None

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 import msgspec
 
 from shoal.cli import model_lists, render
-from shoal.cli.model_lists import STANDARD_INPUT, Line
+from shoal.cli.files import STANDARD_INPUT, opened, shown
+from shoal.cli.model_lists import Line
 from shoal.domain.errors import InvalidSpecification, ShoalError, family
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def register_from(client: Client, wish: Wish, *, read: bool) -> None:
     from shoal.client import calls
 
     base = Path.cwd() if wish.file == STANDARD_INPUT else wish.file.absolute().parent
-    with model_lists.opened(wish.file) as source:
+    with opened(wish.file) as source:
         tally = _run(
             client, wish, lambda: model_lists.specifications(source, wish.file, base),
             lambda lines: calls.register_batch([line.body for line in lines], read=read),
@@ -90,7 +91,7 @@ def unregister_from(client: Client, wish: Wish) -> None:
     """Unregister every model that the file names. Ends as `register_from`."""
     from shoal.client import calls
 
-    with model_lists.opened(wish.file) as source:
+    with opened(wish.file) as source:
         tally = _run(
             client, wish, lambda: _names(source, wish.file),
             lambda lines: calls.unregister_batch([line.name for line in lines]),
@@ -104,7 +105,7 @@ def _names(source: BinaryIO, path: Path) -> Iterator[Line]:
 
 
 def _run(client: Client, wish: Wish, lines: Lines, ask: Ask, what: str) -> _Tally:
-    tally = _Tally(model_lists.shown(wish.file))
+    tally = _Tally(shown(wish.file))
     right = _check(lines, tally)
     if tally.failed and not wish.keep_going:
         return tally

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 
-import msgspec
 import typer
+from rich.text import Text
 
 from shoal.cli import render
-from shoal.cli.target import AsJson, ModelName, target_of
-from shoal.domain.views import State, Story
+from shoal.cli.target import AsJson, ModelName, ask
+from shoal.domain.views import ModelView, State, Story
 
 
 def explain(context: typer.Context, name: ModelName, as_json: AsJson = False) -> None:
     """Tell a model's story: why it is loaded or not, what failed, what happened last."""
     from shoal.client import calls
 
-    with target_of(context).client() as client:
-        document = client.ask_raw(calls.explain(name))
-    if as_json:
-        render.write_json(document)
-        return
-    _tell(msgspec.json.decode(document, type=Story), time.time())
+    story = ask(context, calls.explain(name), Story, as_json=as_json)
+    if story is not None:
+        _tell(story, time.time())
 
 
 def _tell(story: Story, now: float) -> None:
@@ -34,12 +31,13 @@ def _tell(story: Story, now: float) -> None:
     if model.versions:
         render.say("")
         render.table(
-            ("VERSION", "STATE", "FORMAT", "MEMORY", "ON DISK", "REQUESTS", "LAST USED"),
+            ("VERSION", "STATE", "FORMAT", "RUNTIME", "MEMORY", "ON DISK", "REQUESTS", "LAST USED"),
             (
                 (
                     str(version.version),
                     render.state(version.state),
                     version.format,
+                    version.runtime,
                     render.size(version.size_bytes if version.state is State.READY else None),
                     render.size(version.files_bytes),
                     render.number(version.requests),
@@ -48,9 +46,32 @@ def _tell(story: Story, now: float) -> None:
                 for version in model.versions
             ),
         )
+    if model.where and any(event.instance for event in story.events):  # there are several
+        render.say("")
+        _tell_copies(model, now)
+    render.problems(story.problems)
     if story.events:
         render.say("\nLast events:", "bold")
         for event in story.events:
             reason = f" ({event.reason})" if event.reason else ""
-            render.say(f"  {render.ago(event.time, now)}: {event.message}{reason}")
+            where = f" on {event.instance}" if event.instance else ""
+            render.say(f"  {render.ago(event.time, now)}{where}: {event.message}{reason}")
 
+
+def _tell_copies(model: ModelView, now: float) -> None:
+    render.table(
+        ("ON", "VERSION", "STATE", "MEMORY", "SINCE", "REQUESTS", "REQUESTS/S", "REASON"),
+        (
+            (
+                copy.instance,
+                str(copy.version),
+                Text("leaving", "dim") if copy.leaving else render.state(copy.state),
+                render.size(copy.size_bytes),
+                render.ago(copy.since, now),
+                render.number(copy.requests),
+                render.number(copy.requests_per_s),
+                copy.reason or "-",
+            )
+            for copy in model.where
+        ),
+    )

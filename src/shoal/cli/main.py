@@ -10,35 +10,23 @@ import typer
 from typer.core import TyperGroup
 
 from shoal import __version__
-from shoal.cli import explain, infer, models, render, status
+from shoal.cli import (
+    credentials,
+    explain,
+    infer,
+    instances,
+    models,
+    render,
+    runtimes,
+    simulate,
+    status,
+)
+from shoal.cli.exit_codes import EPILOG, defect, exit_code
 from shoal.cli.serve import serve_command
 from shoal.cli.target import DEFAULT_SERVER, Target
-from shoal.domain.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    InvalidSpecification,
-    NotFound,
-    ShoalError,
-    Unavailable,
-)
+from shoal.domain.errors import ShoalError
 
 INTERRUPTED: Final = 130
-_CODES: Final[tuple[tuple[type[ShoalError], int], ...]] = (
-    (NotFound, 3),
-    (Unavailable, 4),
-    (DeadlineExceeded, 4),
-    (InvalidRequest, 5),
-    (InvalidSpecification, 5),
-)
-_EPILOG: Final = (
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or no connection, "
-    "5 invalid input or specification, 130 interrupted."
-)
-
-
-def exit_code(error: ShoalError) -> int:
-    """As the epilogue of the help says."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), 1)
 
 
 class Commands(TyperGroup):
@@ -62,7 +50,7 @@ app = typer.Typer(
     name="shoal",
     cls=Commands,
     help="Serve very many machine-learning models from little memory.",
-    epilog=_EPILOG,
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -81,14 +69,19 @@ def target(
     context: typer.Context,
     server: Annotated[
         str,
-        typer.Option(envvar="SHOAL_SERVER", metavar="URL", help="Address of the inference port."),
+        typer.Option(
+            envvar="SHOAL_SERVER",
+            metavar="URL",
+            help="Address of the inference port; several with commas between.",
+        ),
     ] = DEFAULT_SERVER,
     management: Annotated[
         str | None,
         typer.Option(
             envvar="SHOAL_MANAGEMENT",
             metavar="URL",
-            help="Address of the management port; otherwise port 8082 of the server's host.",
+            help="Address of the management port, likewise; otherwise port 8082 of the server's "
+            "host.",
             show_default=False,
         ),
     ] = None,
@@ -125,10 +118,14 @@ for _command, _panel in (
     (status.status, "System"),
     (status.top, "System"),
     (status.events, "System"),
-    (status.instances, "System"),
+    (instances.instances, "System"),
+    (instances.drain, "System"),
     (status.settings, "System"),
+    (simulate.simulate, "Planning"),
 ):
     app.command(rich_help_panel=_panel)(_command)
+app.add_typer(credentials.app, name="credentials", rich_help_panel="System")
+app.add_typer(runtimes.app, name="runtimes", rich_help_panel="System")
 
 
 def run() -> None:
@@ -140,10 +137,7 @@ def run() -> None:
     except Exception as error:  # reported; a traceback is for developers
         if sys.flags.dev_mode:
             raise
-        render.complain(
-            f"{type(error).__name__}: {error}; this is a defect of Shoal, please report it "
-            "('python -X dev -m shoal.cli.main' shows the traceback)"
-        )
+        render.complain(defect(error))
         sys.exit(1)
 
 

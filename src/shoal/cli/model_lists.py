@@ -6,11 +6,7 @@ What is wrong with one of them is told with file and line. Knows no server.
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,9 +14,10 @@ from typing import BinaryIO, Final
 import msgspec
 import yaml
 
+from shoal.cli.files import shown
 from shoal.domain.errors import InvalidSpecification
+from shoal.storage.uri import is_remote
 
-STANDARD_INPUT: Final = Path("-")
 _JSON_SPACE: Final = b" \t\r\n"
 _YAML_SUFFIXES: Final = (".yaml", ".yml")
 
@@ -36,32 +33,11 @@ class Line:
     problem: str | None = None
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, to be read as often as needed: standard input (`-`) is copied to a temporary file.
-    Raises InvalidSpecification."""
-    try:
-        if path != STANDARD_INPUT:
-            with path.open("rb") as source:
-                yield source
-            return
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-            yield copy
-    except OSError as error:
-        raise InvalidSpecification(
-            f"{shown(path)}: cannot be read: {error.strerror}; check the path") from None
-
-
 def absolute(uri: str, base: Path | None = None) -> str:
     """Local paths made absolute, since the server runs elsewhere; URIs as they are."""
-    if "://" in uri:
+    if "://" in uri or is_remote(uri):
         return uri
     return str(((base or Path.cwd()) / Path(uri).expanduser()).absolute())
-
-
-def shown(path: Path) -> str:
-    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def specifications(source: BinaryIO, path: Path, base: Path) -> Iterator[Line]:
@@ -163,6 +139,6 @@ def _yaml_list(content: bytes, path: Path, read: Read) -> Iterator[Line]:
             (item.start_mark.line + 1, loader.construct_object(item, deep=True))
             for item in node.value
         ]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes, or a date that is none
         raise InvalidSpecification(f"{shown(path)}: not valid YAML: {error}") from None
     return (read(number, value) for number, value in found)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
-import yaml
 from rich.text import Text
 
 from shoal.cli import bulk, render
 from shoal.cli.flags import taking
+from shoal.cli.model_fields import from_file, json_or_text, pair, policy
 from shoal.cli.model_lists import absolute
-from shoal.cli.target import AsJson, MaybeModelName, ModelName, target_of
-from shoal.domain.errors import InvalidSpecification, ShoalError
-from shoal.domain.model import JsonValue
+from shoal.cli.target import AsJson, MaybeModelName, ModelName, complete_runtime, target_of
+from shoal.domain.errors import ShoalError
 from shoal.domain.views import ModelView, Outcome, State
 
 if TYPE_CHECKING:
@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 # A load may take the server's whole `load.timeout_s` (240 s), after a wait in its queue.
 _LOAD_TIMEOUT_S: Final = 300.0
 _POLL_S: Final = 0.3
+
+
+class Trust(enum.StrEnum):
+    CODE = "code"
+    DATA = "data"
+    ISOLATED = "isolated"
+
+
+class Protocol(enum.StrEnum):
+    V1 = "v1"
+    V2 = "v2"
+    GRPC_V2 = "grpc-v2"
+
 
 Version = Annotated[
     int | None,
@@ -45,6 +58,7 @@ class _RawPage(msgspec.Struct):
     models: list[msgspec.Raw]
     total: int
     next: str | None = None
+    problems: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,9 @@ class ModelsFlags:
     limit: Annotated[
         int | None, typer.Option(min=1, help="Show this many at most; otherwise all.")
     ] = None
+    where: Annotated[
+        bool, typer.Option("--where", help="Show which instances decide about them and hold them.")
+    ] = False
     as_json: AsJson = False
 
 
@@ -78,12 +95,13 @@ def models(context: typer.Context, flags: ModelsFlags) -> None:
     query: ModelQuery | None = ModelQuery(flags.state, flags.contains, flags.format, flags.label)
     filtered = query != ModelQuery()
     raw: list[bytes] = []
+    problems: dict[str, None] = {}
     total = 0
     with target_of(context).client() as client:
         while query is not None and (flags.limit is None or len(raw) < flags.limit):
             page = msgspec.json.decode(client.ask_raw(page_call(query)), type=_RawPage)
             raw += [bytes(model) for model in page.models]
-            total = page.total
+            total, problems = page.total, problems | dict.fromkeys(page.problems)
             query = None if page.next is None else dataclasses.replace(query, after=page.next)
     raw = raw[: flags.limit]
     if flags.as_json:
@@ -94,7 +112,11 @@ def models(context: typer.Context, flags: ModelsFlags) -> None:
         return
     now = time.time()
     views = (msgspec.json.decode(model, type=ModelView) for model in raw)
-    render.table(_HEADINGS, (_row(view, now) for view in views))
+    if flags.where:
+        render.table(_WHERE, (_places(view) for view in views))
+    else:
+        render.table(_HEADINGS, (_row(view, now) for view in views))
+    render.problems(problems)
     if len(raw) < total:
         render.warn(f"{len(raw)} of {total} models; --limit cut the rest")
 
@@ -174,6 +196,36 @@ class RegisterFlags:
         typer.Option(
             metavar="SHA256:HEX", help="What the artifact's content must be, as sha256sum tells it."
         ),
+    ] = None
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The credentials that read it with; otherwise the default ones."
+        ),
+    ] = None
+    trust: Annotated[
+        Trust | None,
+        typer.Option(
+            help="code: loading it may run code that is in it, wherever it lies; isolated: in a "
+            "process of its own; data: it must not; otherwise as trust.locations says.",
+        ),
+    ] = None
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The serving runtime that loads it, or shoal for the server itself; otherwise it "
+            "is chosen.",
+            autocompletion=complete_runtime,
+        ),
+    ] = None
+    format_version: Annotated[
+        str | None,
+        typer.Option(help="Version of its format, as serving runtimes say it; otherwise any."),
+    ] = None
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(help="What its runtime must answer to; otherwise any."),
     ] = None
     read: Annotated[
         bool,
@@ -306,6 +358,20 @@ def unload(
 _HEADINGS: Final = ("NAME", "STATE", "VERSION", "FORMAT", "MEMORY", "REQUESTS", "LAST USED", "NOTE")
 
 
+_WHERE: Final = ("NAME", "STATE", "HOME", "COPIES", "ON")
+
+
+def _places(view: ModelView) -> tuple[str | Text, ...]:
+    """Of --where."""
+    on = []
+    for copy in view.where:
+        is_ready = copy.state is State.READY and not copy.leaving
+        said = copy.device if is_ready else "leaving" if copy.leaving else copy.state
+        on.append(f"{copy.instance} ({said})" if said else copy.instance)
+    ready = sum(copy.state is State.READY and not copy.leaving for copy in view.where)
+    return view.name, render.state(view.state), view.home or "-", str(ready), ", ".join(on) or "-"
+
+
 def _row(view: ModelView, now: float) -> tuple[str | Text, ...]:
     default = next((v for v in view.versions if v.version == view.default_version), None)
     used = [v.last_used for v in view.versions if v.last_used is not None]
@@ -334,6 +400,15 @@ def _tell(document: bytes, as_json: bool) -> None:
     )
 
 
+def _state(view: ModelView) -> str:
+    """In words, with how far a download is."""
+    for copy in view.where:
+        if copy.downloaded_bytes is not None:
+            of = f" of {render.size(copy.download_bytes)}" if copy.download_bytes else ""
+            return f"downloading, {render.size(copy.downloaded_bytes)}{of}"
+    return str(view.state)
+
+
 @contextmanager
 def _watched(client: Client, name: str, wait: bool = True) -> Iterator[None]:
     """On a terminal, show the model's state while something is waited for."""
@@ -346,7 +421,7 @@ def _watched(client: Client, name: str, wait: bool = True) -> Iterator[None]:
         def watch() -> None:
             while not done.wait(_POLL_S):
                 try:
-                    progress.update(f"{name}: {client.model(name).state}")
+                    progress.update(f"{name}: {_state(client.model(name))}")
                 except ShoalError as error:
                     progress.update(f"{name}: {error.message}")
 
@@ -364,67 +439,23 @@ def _watched(client: Client, name: str, wait: bool = True) -> Iterator[None]:
 
 def _fields(flags: RegisterFlags) -> dict[str, object]:
     """Those of the specification that were said, by flags or in the file; flags win."""
-    options = dict(_pair("--option", text) for text in flags.option or ())
+    options = dict(pair("--option", text) for text in flags.option or ())
     said: dict[str, object] = {
         "name": flags.name,
         "uri": None if flags.uri is None else absolute(flags.uri),
         "format": flags.format,
         "digest": flags.digest,
-        "version_policy": None if flags.version_policy is None else _policy(flags.version_policy),
+        "credentials": flags.credentials,
+        "trust": flags.trust,
+        "runtime": flags.runtime,
+        "format_version": flags.format_version,
+        "protocol": flags.protocol,
+        "version_policy": None if flags.version_policy is None else policy(flags.version_policy),
         "pin": flags.pin,
         "priority": flags.priority,
         "idle_ttl_s": flags.idle_ttl,
-        "labels": dict(_pair("--label", text) for text in flags.label or ()) or None,
-        "options": {key: _json_or_text(text) for key, text in options.items()} or None,
+        "labels": dict(pair("--label", text) for text in flags.label or ()) or None,
+        "options": {key: json_or_text(text) for key, text in options.items()} or None,
     }
-    written = {} if flags.file is None else _from_file(flags.file)
+    written = {} if flags.file is None else from_file(flags.file)
     return written | {key: value for key, value in said.items() if value is not None}
-
-
-def _from_file(file: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSpecification(f"file {file}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSpecification(f"file {file}: not valid YAML: {error}") from None
-    if not isinstance(content, Mapping):
-        raise InvalidSpecification(
-            f"file {file}: holds no fields; expected for example 'format: onnx'"
-        )
-    fields = {str(key): value for key, value in content.items()}
-    folder = file.absolute().parent
-    uri = fields.get("uri")
-    fields["uri"] = absolute(uri, folder) if isinstance(uri, str) else str(folder)
-    return fields
-
-
-def _policy(text: str) -> dict[str, object]:
-    kind, _, rest = text.partition(":")
-    try:
-        if text == "all":
-            return {}
-        if kind == "latest":
-            return {"latest": int(rest)}
-        if kind == "specific":
-            return {"specific": [int(part) for part in rest.split(",")]}
-    except ValueError:
-        pass
-    raise InvalidSpecification(
-        f"--version-policy {text!r}: expected all, latest:N or specific:V,W, such as latest:2"
-    )
-
-
-def _pair(flag: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise InvalidSpecification(f"{flag} {text!r}: expected KEY=VALUE")
-    return key, value
-
-
-def _json_or_text(text: str) -> JsonValue:
-    try:
-        value: JsonValue = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return value

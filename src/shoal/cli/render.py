@@ -58,6 +58,12 @@ def warn(text: str) -> None:
     err().print(Text(" ".join(text.split()), style="yellow"))
 
 
+def problems(told: Iterable[str]) -> None:
+    """One line each."""
+    for problem in told:
+        warn(f"problem: {problem}")
+
+
 def write_json(document: bytes) -> None:
     """One JSON document and a newline, as it came."""
     sys.stdout.write(document.decode() + "\n")
@@ -137,6 +143,15 @@ def ago(then: float | None, now: float) -> str:
 def number(value: float) -> str:
     """With thousands apart, and one digit behind the point where that tells something."""
     return f"{value:,.1f}" if 0 < value < 100 and value != int(value) else f"{value:,.0f}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def first_of(count: int, names: Sequence[str]) -> str:
+    """The names of the first of so many."""
+    return ", ".join(names) + (", …" if count > len(names) else "")
 
 
 def _plain(cell: str | Text) -> str:

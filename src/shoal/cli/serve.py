@@ -13,9 +13,11 @@ from shoal.cli.flags import declare, parameter
 from shoal.cli.render import size
 from shoal.domain.errors import InvalidSpecification
 from shoal.settings import SettingField, read_settings, setting_fields
+from shoal.storage.uri import is_remote, local_path
 
 _FIRST: Final = (
-    "host", "http.port", "grpc.port", "management.port", "data_dir", "memory",
+    "host", "http.port", "grpc.port", "management.port", "data_dir", "memory", "workers",
+    "registry.url",
 )
 # Side by side, away from their groups, these need to say which port they are.
 _ABOUT: Final = {
@@ -35,10 +37,10 @@ file.
 """
 
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
-        metavar="DIR", help="Folders of models to serve and to watch.", show_default=False,
-        readable=False,  # what is wrong with one is said in our words
+        metavar="DIR", help="Folders of models to serve and to watch: paths, or URIs of places "
+        "such as s3://bucket/models.", show_default=False,
     ),
 ]
 Config = Annotated[
@@ -56,7 +58,7 @@ Config = Annotated[
 def serve_command() -> Callable[..., None]:
     """The function behind `shoal serve`, with one parameter for every setting."""
 
-    def serve(folders: list[Path] | None, config: Path | None, **given: str | bool | None) -> None:
+    def serve(folders: list[str] | None, config: Path | None, **given: str | bool | None) -> None:
         flags = {
             _path_of[name]: value for name, value in given.items() if value is not None
         }
@@ -71,17 +73,28 @@ def serve_command() -> Callable[..., None]:
     return declare(serve, serve, [folders, *first, config, *rest])
 
 
-def _serve(folders: list[Path], config: Path | None, flags: dict[str, str | bool]) -> None:
-    for folder in folders:
-        if not folder.is_dir():
-            is_what = "is a file" if folder.exists() else "does not exist"
-            raise InvalidSpecification(
-                f"folder {folder} {is_what}; give the folder whose children are the models"
-            )
+def _serve(given: list[str], config: Path | None, flags: dict[str, str | bool]) -> None:
+    folders = [each if is_remote(each) else str(_folder(each)) for each in given]
     configuration = read_settings(flags, os.environ, config)
+    settings = configuration.settings
+    if settings.workers != 1 or settings.recycle.supervise:
+        from shoal.workers.launch import count_workers, launch
+
+        if count_workers(settings) > 1 or settings.recycle.supervise:
+            launch(configuration, folders)
     from shoal.app import serve
 
-    raise typer.Exit(serve(configuration, [folder.absolute() for folder in folders]))
+    raise typer.Exit(serve(configuration, folders))
+
+
+def _folder(given: str) -> Path:
+    path = local_path(given)
+    if not path.is_dir():
+        is_what = "is a file" if path.exists() else "does not exist"
+        raise InvalidSpecification(
+            f"folder {given} {is_what}; give the folder whose children are the models"
+        )
+    return path
 
 
 def _rank(field: SettingField) -> int:
@@ -106,9 +119,13 @@ def _annotation(field: SettingField) -> object:
     metavar = _METAVARS.get(field.kind, field.kind)
     return Annotated[
         str | None,
-        typer.Option(field.flag, metavar=metavar, help=words, rich_help_panel=panel,
+        typer.Option(*_flags(field), metavar=metavar, help=words, rich_help_panel=panel,
                      show_default=False),
     ]
+
+
+def _flags(field: SettingField) -> list[str]:
+    return [field.flag, *([field.short_flag] if field.short_flag else [])]
 
 
 def _default(field: SettingField) -> str:

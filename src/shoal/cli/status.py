@@ -1,4 +1,4 @@
-"""The commands that show the running system: status, top, events, instances, settings."""
+"""The commands that show the running system: status, top, events, settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 import typer
@@ -14,13 +14,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from shoal.cli import render
-from shoal.cli.target import AsJson, target_of
+from shoal.cli import instances, render
+from shoal.cli.target import AsJson, ask, target_of
 from shoal.domain.errors import DeadlineExceeded, Unavailable
 from shoal.domain.views import (
     BusyModel,
     EventView,
-    InstanceView,
     Latency,
     SettingView,
     Status,
@@ -34,23 +33,27 @@ _EVENTS_A_PAGE: Final = 500
 _BUSY: Final = ("MODEL", "STATE", "REQUESTS/S", "MEAN LATENCY", "MEMORY")
 
 
+_Wanted: TypeAlias = tuple[str | None, str | None]  # of which model, of which instance
+
+
 class _RawEvents(msgspec.Struct):
     events: list[msgspec.Raw]
     next: int
+    problems: list[str] = []
 
 
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show everything at a glance: models, requests, latency, memory, problems."""
     from shoal.client import calls
 
-    with target_of(context).client() as client:
-        document = client.ask_raw(calls.status())
-    if as_json:
-        render.write_json(document)
+    seen = ask(context, calls.status(), Status, as_json=as_json)
+    if seen is None:
         return
-    seen = msgspec.json.decode(document, type=Status)
     for line in _overview(seen):
         render.out().print(line)
+    if len(seen.instances) > 1:
+        render.say("")
+        render.table(instances.OVERVIEW, instances.rows(seen.instances))
 
 
 def top(
@@ -63,7 +66,7 @@ def top(
     ] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Watch the busiest models. Without a terminal, print them once."""
+    """Watch the instances and the busiest models. Without a terminal, print them once."""
     from shoal.client import calls
 
     with target_of(context).client() as client:
@@ -71,7 +74,11 @@ def top(
         if as_json:
             render.write_json(client.ask_raw(calls.status()))
         elif once or not console.is_terminal:
-            render.table(_BUSY, (_busy(model) for model in client.status().busiest))
+            seen = client.status()
+            if len(seen.instances) > 1:
+                render.table(instances.OVERVIEW, instances.rows(seen.instances))
+                render.say("")
+            render.table(*_busiest(seen))
         else:
             try:
                 _live(client, interval)
@@ -82,6 +89,7 @@ def top(
 def events(
     context: typer.Context,
     model: Annotated[str | None, typer.Option(help="Only events of this model.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Only events of this instance.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Show the last so many.")] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")
@@ -93,51 +101,20 @@ def events(
     With --follow, --json prints a document a line.
     """
     with target_of(context).client() as client:
-        last, after = _last_events(client, model, limit)
+        wanted = (model, instance)
+        last, after, problems = _last_events(client, wanted, limit)
+        render.problems(problems)
         if as_json and not follow:
             render.write_json(b"[" + b",".join(last) + b"]")
             return
         _print_events(last, as_json)
         while follow:
-            page = _page(client, after, model)
+            page = _page(client, after, wanted)
+            render.problems([each for each in page.problems if each not in problems])
             _print_events(page.events, as_json)
-            after = page.next
+            after, problems = page.next, page.problems
             if not page.events:
                 time.sleep(_FOLLOW_S)
-
-
-def instances(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the serving processes and how full they are."""
-    from shoal.client import calls
-
-    with target_of(context).client() as client:
-        document = client.ask_raw(calls.instances())
-    if as_json:
-        render.write_json(document)
-        return
-    now = time.time()
-    render.table(
-        ("ID", "STATE", "ADDRESS", "GRPC", "PID", "STARTED", "MEMORY", "BUDGET", "COPIES",
-         "LOADING", "QUEUED", "WAITING", "VERSION"),
-        (
-            (
-                each.id,
-                each.state,
-                each.http_address,
-                each.grpc_address,
-                str(each.pid),
-                render.ago(each.started_at, now),
-                render.size(each.used_bytes),
-                render.size(each.budget_bytes),
-                str(each.copies),
-                str(each.loading),
-                str(each.queued),
-                str(each.waiting_requests),
-                each.version,
-            )
-            for each in msgspec.json.decode(document, type=list[InstanceView])
-        ),
-    )
 
 
 def settings(
@@ -179,7 +156,7 @@ def _overview(seen: Status) -> list[Text]:
     counts = ", ".join(f"{count:,} {name}" for name, count in seen.by_state.items() if count)
     totals = seen.totals
     lines = [
-        Text.assemble("Server    ", ready, f", {_plural(len(seen.instances), 'instance')}"),
+        Text.assemble("Server    ", ready, f", {render.plural(len(seen.instances), 'instance')}"),
         Text(f"Models    {seen.models:,}" + (f": {counts}" if counts else "")),
         Text(
             f"Requests  {totals.requests:,}: {totals.failed:,} failed, {totals.hits:,} found their "
@@ -192,14 +169,28 @@ def _overview(seen: Status) -> list[Text]:
         Text(f"Latency   {_latency(seen.latency)}"),
         Text(f"Cold      {_latency(seen.cold_latency)}"),
     ]
-    for each in seen.instances:
+    if len(seen.instances) > 1:
+        used = sum(each.used_bytes for each in seen.instances)
+        budget = sum(each.budget_bytes for each in seen.instances)
+        copies = sum(each.copies for each in seen.instances)
+        lines.append(Text(
+            f"Memory    {render.size(used)} of {render.size(budget)} in "
+            f"{render.plural(copies, 'copy', 'copies')} on all instances"
+        ))
+    for each in seen.instances if len(seen.instances) == 1 else ():
         thrashing = ", thrashing" if each.thrashing else ""
+        copies_here = render.plural(each.copies, "copy", "copies")
         lines.append(
             Text(
                 f"Memory    {render.size(each.used_bytes)} of {render.size(each.budget_bytes)} in "
-                f"{_plural(each.copies, 'copy', 'copies')} on {each.id} ({each.state}{thrashing})"
+                f"{copies_here} on {each.id} ({each.state}{thrashing})"
             )
         )
+    lines += [
+        Text(f"{pool.name:<9} {render.size(pool.used_bytes)} of {render.size(pool.budget_bytes)} "
+             f"in {render.plural(pool.copies, 'copy', 'copies')} on {each.id}")
+        for each in seen.instances for pool in each.pools
+    ]
     lines += [Text(f"Problem   {problem}", "yellow") for problem in seen.problems]
     return lines
 
@@ -213,11 +204,17 @@ def _latency(seen: Latency) -> str:
     )
 
 
-def _plural(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def _busiest(seen: Status) -> tuple[Sequence[str], list[Sequence[str | Text]]]:
+    """Headings and rows; where the copies are, if there are several instances."""
+    if len(seen.instances) <= 1:
+        return _BUSY, [_busy(model) for model in seen.busiest]
+    return (*_BUSY, "COPIES", "ON"), [
+        (*_busy(model), str(len(model.instances)), ", ".join(model.instances))
+        for model in seen.busiest
+    ]
 
 
-def _busy(model: BusyModel) -> Sequence[str | Text]:
+def _busy(model: BusyModel) -> tuple[str | Text, ...]:
     return (
         model.name,
         render.state(model.state),
@@ -241,30 +238,39 @@ def _live(client: Client, interval_s: float) -> None:
 
 
 def _screen(seen: Status) -> Group:
-    busiest = render.rich_table(_BUSY, (_busy(model) for model in seen.busiest))
-    return Group(*_overview(seen), Text(), busiest)
+    shown = [*_overview(seen), Text()]
+    busiest = render.rich_table(*_busiest(seen))
+    if len(seen.instances) <= 1:
+        return Group(*shown, busiest)
+    all_of_them = render.rich_table(instances.OVERVIEW, instances.rows(seen.instances))
+    return Group(*shown, all_of_them, Text(), busiest)
 
 
 # --- events and settings ------------------------------------------------------------------------
 
 
-def _page(client: Client, after: int, model: str | None) -> _RawEvents:
+def _page(client: Client, after: int, wanted: _Wanted) -> _RawEvents:
     from shoal.client import calls
 
-    document = client.ask_raw(calls.events(after, _EVENTS_A_PAGE, model))
+    document = client.ask_raw(calls.events(after, _EVENTS_A_PAGE, *wanted))
     return msgspec.json.decode(document, type=_RawEvents)
 
 
-def _last_events(client: Client, model: str | None, limit: int) -> tuple[list[msgspec.Raw], int]:
-    """The last `limit` events as they came, and where to go on. The server keeps few thousands."""
+def _last_events(
+    client: Client, wanted: _Wanted, limit: int
+) -> tuple[list[msgspec.Raw], int, list[str]]:
+    """The last `limit` events as they came, where to go on, and what is missing. The server keeps
+    few thousands."""
     last: deque[msgspec.Raw] = deque(maxlen=limit)
     after = 0
+    problems: dict[str, None] = {}
     while True:
-        page = _page(client, after, model)
+        page = _page(client, after, wanted)
         last.extend(page.events)
         after = page.next
+        problems |= dict.fromkeys(page.problems)
         if not page.events:
-            return list(last), after
+            return list(last), after, list(problems)
 
 
 def _print_events(events: Sequence[msgspec.Raw], as_json: bool) -> None:
@@ -276,9 +282,10 @@ def _print_events(events: Sequence[msgspec.Raw], as_json: bool) -> None:
         stamp = datetime.fromtimestamp(event.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         reason = f" ({event.reason})" if event.reason else ""
         model = f"{event.model}: " if event.model else ""
+        where = f"{event.instance}  " if event.instance else ""
         render.out().print(
-            Text.assemble((stamp, "dim"), "  ", (event.kind, "bold"), f"  {model}", event.message,
-                          (reason, "dim"))
+            Text.assemble((stamp, "dim"), "  ", where, (event.kind, "bold"), f"  {model}",
+                          event.message, (reason, "dim"))
         )
 
 

@@ -6,7 +6,8 @@ Decides nothing; `sync` is the same for blocking code, and documents the methods
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -14,7 +15,15 @@ import httpx2
 
 from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
-from shoal.client.declaring import SpecFields, encoded_specs, pages, spec_of
+from shoal.client.choosing import addresses_of
+from shoal.client.declaring import (
+    CredentialValue,
+    SpecFields,
+    encoded_specs,
+    pages,
+    serving_of,
+    spec_of,
+)
 from shoal.client.endpoints import Endpoints
 from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
@@ -27,6 +36,7 @@ from shoal.client.transport import (
 )
 from shoal.domain import views
 from shoal.domain.model import JsonValue, ModelSpec
+from shoal.domain.serving_runtime import ServingRuntime
 
 T = TypeVar("T")
 
@@ -40,20 +50,21 @@ class AsyncClient:
 
     def __init__(
         self,
-        server: str = "http://localhost:8080",
+        server: str | Sequence[str] = "http://localhost:8080",
         *,
-        management: str | None = None,
+        management: str | Sequence[str] | None = None,
         timeout_s: float = 60.0,
         headers: Mapping[str, str] | None = None,
         retry: Retry = Retry(),  # noqa: B008 -- frozen
         http: httpx2.AsyncClient | None = None,
     ) -> None:
-        self._endpoints: Final = Endpoints.of(server, management)
+        endpoints = Endpoints.of(server, management)
+        self._addresses: Final = addresses_of(endpoints, retry.random())
         self._timeout_s = timeout_s
         self._headers = default_headers(headers)
         self._retry = retry
         self._owned = http is None
-        self._http = http or httpx2.AsyncClient(trust_env=not self._endpoints.local)
+        self._http = http or httpx2.AsyncClient(trust_env=not endpoints.local)
         self._known: dict[tuple[str, int | str | None], ModelMetadata] = {}
 
     async def __aenter__(self) -> Self:
@@ -200,18 +211,70 @@ class AsyncClient:
         return await self.ask(calls.explain(name))
 
     async def events(
-        self, after: int = 0, limit: int = 100, model: str | None = None
+        self, after: int = 0, limit: int = 100, model: str | None = None,
+        instance: str | None = None,
     ) -> views.EventPage:
         """As `Client.events`."""
-        return await self.ask(calls.events(after, limit, model))
+        return await self.ask(calls.events(after, limit, model, instance))
 
     async def instances(self) -> list[views.InstanceView]:
         """As `Client.instances`."""
         return await self.ask(calls.instances())
 
+    async def drain(
+        self, instance: str, *, timeout_s: int = 30, undo: bool = False, stop: bool = False
+    ) -> views.Drained:
+        """As `Client.drain`."""
+        call = calls.drain(instance, timeout_s=timeout_s, undo=undo, stop=stop)
+        return await self.ask(call, max(self._timeout_s, timeout_s + 10.0))
+
     async def status(self) -> views.Status:
         """As `Client.status`."""
         return await self.ask(calls.status())
+
+    async def set_credentials(
+        self, name: str, type: str, **fields: CredentialValue  # noqa: A002 -- the field's name
+    ) -> views.CredentialsView:
+        """As `Client.set_credentials`."""
+        return await self.ask(calls.set_credentials(name, {"type": type, **fields}))
+
+    async def list_credentials(self) -> list[views.CredentialsView]:
+        """As `Client.list_credentials`."""
+        return (await self.ask(calls.credentials())).credentials
+
+    async def get_credentials(self, name: str) -> views.CredentialsView:
+        """As `Client.get_credentials`."""
+        return await self.ask(calls.credentials_of(name))
+
+    async def delete_credentials(self, name: str) -> views.CredentialsDeleted:
+        """As `Client.delete_credentials`."""
+        return await self.ask(calls.delete_credentials(name))
+
+    async def list_runtimes(self) -> list[views.RuntimeView]:
+        """As `Client.list_runtimes`."""
+        return (await self.ask(calls.runtimes())).runtimes
+
+    async def get_runtime(self, name: str) -> views.RuntimeView:
+        """As `Client.get_runtime`."""
+        return await self.ask(calls.runtime(name))
+
+    async def declare_runtime(
+        self, runtime: ServingRuntime | Mapping[str, object]
+    ) -> views.RuntimeView:
+        """As `Client.declare_runtime`."""
+        return await self.ask(calls.declare_runtime(serving_of(runtime)))
+
+    async def enable_runtime(self, name: str) -> views.RuntimeView:
+        """As `Client.enable_runtime`."""
+        return await self.ask(calls.enable_runtime(name, enabled=True))
+
+    async def disable_runtime(self, name: str) -> views.RuntimeView:
+        """As `Client.disable_runtime`."""
+        return await self.ask(calls.enable_runtime(name, enabled=False))
+
+    async def delete_runtime(self, name: str, *, force: bool = False) -> views.RuntimeDeleted:
+        """As `Client.delete_runtime`."""
+        return await self.ask(calls.delete_runtime(name, force=force))
 
     async def settings(self) -> list[views.SettingView]:
         """As `Client.settings`."""
@@ -229,28 +292,28 @@ class AsyncClient:
 
     async def _run(self, conversation: Conversation[T], timeout_s: float | None) -> T:
         whole_s = self._timeout_s if timeout_s is None else timeout_s
-        course = steps(conversation, self._retry, whole_s)
         outcome: Outcome = None
-        while True:
-            try:
-                step = course.send(outcome)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            if isinstance(step, Send):
-                outcome = await self._send(step)
-            else:
-                await asyncio.sleep(step.seconds)
-                outcome = None
+        # Closed, so that a send that is given up ends for `choosing` too.
+        with closing(steps(conversation, self._retry, self._addresses, whole_s)) as course:
+            while True:
+                try:
+                    step = course.send(outcome)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                if isinstance(step, Send):
+                    outcome = await self._send(step)
+                else:
+                    await asyncio.sleep(step.seconds)
+                    outcome = None
 
     async def _send(self, send: Send) -> Outcome:
-        url = self._endpoints.url(send.exchange.side, send.exchange.path)
-        request = request_of(self._http, url, self._headers, send)
+        request = request_of(self._http, self._headers, send)
         try:
             async with asyncio.timeout(send.timeout_s):
                 response = await self._http.send(request)
         except TimeoutError:
-            return overdue(send, url)
+            return overdue(send)
         except httpx2.RequestError as error:
-            return failure_of(error, self._endpoints, send)
-        return answer_of(response, response.content, url)
+            return failure_of(error, send)
+        return answer_of(response, response.content, send)

@@ -6,7 +6,7 @@ question, is in `inference`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
@@ -15,14 +15,23 @@ import msgspec
 from shoal.client.endpoints import Side, segment, with_query
 from shoal.client.errors import Answer, UnexpectedAnswer
 from shoal.client.retry import Conversation, Exchange
+from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import JsonValue, ModelSpec
+from shoal.domain.serving_runtime import ServingRuntime
 from shoal.domain.views import (
     BatchOutcome,
+    CredentialsDeleted,
+    CredentialsList,
+    CredentialsView,
+    Drained,
     EventPage,
     InstanceView,
     ModelPage,
     ModelView,
     Outcome,
+    RuntimeDeleted,
+    RuntimeList,
+    RuntimeView,
     SettingView,
     State,
     Status,
@@ -215,13 +224,25 @@ def unload(name: str, version: int | None = None, *, wait: bool = True) -> Call[
     return _command(name, "unload", version, wait)
 
 
-def events(after: int = 0, limit: int = 100, model: str | None = None) -> Call[EventPage]:
-    path = with_query(f"{API}/events", after=after, limit=limit, model=model)
+def events(
+    after: int = 0, limit: int = 100, model: str | None = None, instance: str | None = None
+) -> Call[EventPage]:
+    path = with_query(
+        f"{API}/events", after=after, limit=limit, model=model, instance=instance)
     return Call(Exchange("GET", Side.MANAGEMENT, path), _reader(EventPage))
 
 
 def instances() -> Call[list[InstanceView]]:
     return Call(Exchange("GET", Side.MANAGEMENT, f"{API}/instances"), _reader(list[InstanceView]))
+
+
+def drain(
+    instance: str, *, timeout_s: int = 30, undo: bool = False, stop: bool = False
+) -> Call[Drained]:
+    path = with_query(
+        f"{API}/instances/{segment(instance)}/drain", timeout_s=timeout_s,
+        undo=undo or None, stop=stop or None)
+    return Call(Exchange("POST", Side.MANAGEMENT, path), _reader(Drained))
 
 
 def status() -> Call[Status]:
@@ -232,11 +253,71 @@ def settings() -> Call[list[SettingView]]:
     return Call(Exchange("GET", Side.MANAGEMENT, f"{API}/settings"), _reader(list[SettingView]))
 
 
+def credentials() -> Call[CredentialsList]:
+    return Call(Exchange("GET", Side.MANAGEMENT, f"{API}/credentials"), _reader(CredentialsList))
+
+
+def credentials_of(name: str) -> Call[CredentialsView]:
+    return Call(Exchange("GET", Side.MANAGEMENT, _credentials(name)), _reader(CredentialsView))
+
+
+def set_credentials(name: str, entry: Mapping[str, object]) -> Call[CredentialsView]:
+    """entry: as in a `storage-config`."""
+    try:
+        body = msgspec.json.encode(entry)
+    except TypeError:  # without its text, which could show a value
+        raise InvalidSpecification(
+            f"credentials {name!r}: a field is neither a text, a number, true or false, nor an "
+            "object of such") from None
+    exchange = Exchange("PUT", Side.MANAGEMENT, _credentials(name), body, dict(_JSON))
+    return Call(exchange, _reader(CredentialsView))
+
+
+def delete_credentials(name: str) -> Call[CredentialsDeleted]:
+    # Not repeatable: the second time the name would be unknown.
+    exchange = Exchange("DELETE", Side.MANAGEMENT, _credentials(name), repeatable=False)
+    return Call(exchange, _reader(CredentialsDeleted))
+
+
+def runtimes() -> Call[RuntimeList]:
+    return Call(Exchange("GET", Side.MANAGEMENT, f"{API}/runtimes"), _reader(RuntimeList))
+
+
+def runtime(name: str) -> Call[RuntimeView]:
+    return Call(Exchange("GET", Side.MANAGEMENT, _runtime(name)), _reader(RuntimeView))
+
+
+def declare_runtime(serving: ServingRuntime) -> Call[RuntimeView]:
+    body = msgspec.json.encode(serving)
+    exchange = Exchange("PUT", Side.MANAGEMENT, _runtime(serving.name), body, dict(_JSON))
+    return Call(exchange, _reader(RuntimeView))
+
+
+def enable_runtime(name: str, *, enabled: bool) -> Call[RuntimeView]:
+    path = f"{_runtime(name)}/{'enable' if enabled else 'disable'}"
+    return Call(Exchange("POST", Side.MANAGEMENT, path), _reader(RuntimeView))
+
+
+def delete_runtime(name: str, *, force: bool = False) -> Call[RuntimeDeleted]:
+    # Not repeatable: the second time the name would be unknown.
+    path = with_query(_runtime(name), force=force or None)
+    exchange = Exchange("DELETE", Side.MANAGEMENT, path, repeatable=False)
+    return Call(exchange, _reader(RuntimeDeleted))
+
+
 # --- how they are written and read --------------------------------------------------------------
 
 
 def _model(name: str) -> str:
     return f"{API}/models/{segment(name)}"
+
+
+def _credentials(name: str) -> str:
+    return f"{API}/credentials/{segment(name)}"
+
+
+def _runtime(name: str) -> str:
+    return f"{API}/runtimes/{segment(name)}"
 
 
 def _unless_true(flag: bool) -> bool | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 
 from shoal.client.calls import MAX_BATCH
 from shoal.domain.errors import InvalidSpecification
-from shoal.domain.model import JsonValue, ModelSpec, VersionPolicy, check_spec
+from shoal.domain.model import JsonValue, ModelSpec, Placement, VersionPolicy, check_spec
+from shoal.domain.serving_checks import check_serving_runtime
+from shoal.domain.serving_runtime import ServingRuntime
 from shoal.domain.signature import TensorSpec
 
 Item = TypeVar("Item")
+CredentialValue: TypeAlias = "str | bool | int | Mapping[str, JsonValue] | None"
 
 
 class SpecFields(TypedDict, total=False):
@@ -21,6 +24,11 @@ class SpecFields(TypedDict, total=False):
 
     format: str | None
     digest: str | None
+    credentials: str | None
+    trust: Literal["data", "code", "isolated"] | None
+    runtime: str | None
+    format_version: str | None
+    protocol: str | None
     version_policy: VersionPolicy | Mapping[str, object]
     inputs: Sequence[TensorSpec | Mapping[str, object]]
     outputs: Sequence[TensorSpec | Mapping[str, object]]
@@ -29,11 +37,15 @@ class SpecFields(TypedDict, total=False):
     priority: int
     idle_ttl_s: float | None
     memory_bytes: int | None
+    accelerator_bytes: int | None
     max_concurrency: int | None
     max_batch_rows: int | None
     max_batch_delay_ms: float | None
     optimize: Literal["auto", "off"] | None
     repeatable: bool
+    min_copies: int
+    max_copies: int | None
+    placement: Placement | Mapping[str, object] | None
     labels: Mapping[str, str]
 
 
@@ -82,3 +94,16 @@ def read_spec(fields: Mapping[str, object]) -> ModelSpec:
         raise InvalidSpecification(f"model {fields.get('name')!r}: {error}") from None
     check_spec(spec)
     return spec
+
+
+def serving_of(runtime: ServingRuntime | Mapping[str, object]) -> ServingRuntime:
+    """A checked declaration of a serving runtime. Raises InvalidSpecification naming the field."""
+    if isinstance(runtime, ServingRuntime):
+        serving = runtime
+    else:
+        try:
+            serving = msgspec.convert(msgspec.to_builtins(dict(runtime)), ServingRuntime)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise InvalidSpecification(f"runtime {runtime.get('name')!r}: {error}") from None
+    check_serving_runtime(serving)
+    return serving

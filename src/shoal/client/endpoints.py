@@ -1,4 +1,4 @@
-"""Which of a server's two addresses a call goes to, and how its URL is written.
+"""Which addresses the two sides of the API have, and how they are written.
 
 Knows neither HTTP libraries nor what the calls mean.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -25,31 +26,29 @@ class Side(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Base URLs without a trailing slash, a path prefix included when there is one."""
+    """Base URLs, at least one a side, without a trailing slash, a path prefix included when there
+    is one."""
 
-    inference: str
-    management: str
+    inference: tuple[str, ...]
+    management: tuple[str, ...]
 
     @classmethod
-    def of(cls, server: str, management: str | None = None) -> Endpoints:
-        """`management` defaults to port 8082 of the same host. `http://` may be left out.
+    def of(
+        cls, server: str | Sequence[str], management: str | Sequence[str] | None = None
+    ) -> Endpoints:
+        """`management` defaults to port 8082 of the same hosts. `http://` may be left out.
 
-        Raises InvalidSpecification when an address is no HTTP URL.
+        Raises InvalidSpecification when an address is no HTTP URL, or when there is none.
         """
-        inference = _base(server)
+        inference = _bases(server)
         if management is not None:
-            return cls(inference, _base(management))
-        parts = urlsplit(inference)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return cls(inference, f"{parts.scheme}://{host}:{MANAGEMENT_PORT}")
-
-    def url(self, side: Side, path: str) -> str:
-        return (self.inference if side is Side.INFERENCE else self.management) + path
+            return cls(inference, _bases(management))
+        return cls(inference, tuple(dict.fromkeys(_beside(base) for base in inference)))
 
     @property
     def local(self) -> bool:
-        """Whether both addresses are this machine's own, which no proxy can reach."""
-        return _is_loopback(self.inference) and _is_loopback(self.management)
+        """Whether all addresses are this machine's own, which no proxy can reach."""
+        return all(_is_loopback(base) for base in (*self.inference, *self.management))
 
 
 def segment(name: str) -> str:
@@ -67,6 +66,15 @@ def with_query(path: str, **fields: str | int | bool | None) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
+def _bases(given: str | Sequence[str]) -> tuple[str, ...]:
+    addresses = [given] if isinstance(given, str) else given
+    if not addresses:
+        raise InvalidSpecification(
+            "there is no server address; write for example http://localhost:8080"
+        )
+    return tuple(dict.fromkeys(_base(address) for address in addresses))
+
+
 def _base(address: str) -> str:
     text = address if "://" in address else f"http://{address}"
     wrong = f"server address {address!r} is no HTTP URL; write for example http://localhost:8080"
@@ -78,6 +86,13 @@ def _base(address: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise InvalidSpecification(wrong)
     return text.rstrip("/")
+
+
+def _beside(base: str) -> str:
+    """The management address that goes with an inference address."""
+    parts = urlsplit(base)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{MANAGEMENT_PORT}"
 
 
 def _is_loopback(base: str) -> bool:

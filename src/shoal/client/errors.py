@@ -29,6 +29,7 @@ from shoal.domain.errors import (
     NotAllowed,
     NotFound,
     Overloaded,
+    PlaceUnavailable,
     ShoalError,
     Unavailable,
     family,
@@ -40,10 +41,18 @@ _SHOWN_CHARACTERS: Final = 200  # of a body that is not ours
 class ConnectionFailed(Unavailable):
     """The server could not be reached, or hung up before it had answered.
 
-    A call that is not repeatable may have taken effect all the same.
+    cause: in short, without the address. sent: whether the request may have reached the server; a
+    call that is not repeatable may then have taken effect all the same.
     """
 
     code = "CONNECTION_FAILED"
+
+    def __init__(
+        self, message: str, retry_after_s: float = 1.0, *, cause: str = "", sent: bool = True
+    ) -> None:
+        super().__init__(message, retry_after_s)
+        self.cause = cause or message
+        self.sent = sent
 
 
 class UnexpectedAnswer(ShoalError):
@@ -79,6 +88,27 @@ def error_of(answer: Answer) -> ShoalError:
     return _make(_CLASSES.get(code) or _class_of(answer.status), report.error, answer)
 
 
+def error_of_all(what: str, failures: Mapping[str, Unavailable]) -> Unavailable:
+    """One error for several addresses that all failed. what: was asked. failures: by address.
+
+    A ConnectionFailed when no server said a word; otherwise what the last one said that did.
+    """
+    told = ", ".join(f"{base} ({_cause_of(error)})" for base, error in failures.items())
+    message = (
+        f"{what}: none of {len(failures)} servers could answer: {told}; "
+        "check the addresses, and that the servers run"
+    )
+    said = [error for error in failures.values() if not isinstance(error, ConnectionFailed)]
+    if said:
+        return type(said[-1])(message, said[-1].retry_after_s)
+    sent = any(isinstance(error, ConnectionFailed) and error.sent for error in failures.values())
+    return ConnectionFailed(message, sent=sent)
+
+
+def _cause_of(error: Unavailable) -> str:
+    return error.cause if isinstance(error, ConnectionFailed) else f"{error.code}: {error.message}"
+
+
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that `Retry-After` asks for, given as such or as a date (RFC 9110, 10.2.3), which is
     read against the answer's own `Date`; None when there is none that can be read."""
@@ -97,7 +127,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _make(kind: type[ShoalError], message: str, answer: Answer) -> ShoalError:
-    if issubclass(kind, Unavailable):
+    if issubclass(kind, Unavailable | PlaceUnavailable):
         wait_s = retry_after_s(answer.headers)
         return kind(message) if wait_s is None else kind(message, wait_s)
     if issubclass(kind, MethodNotAllowed):

@@ -213,11 +213,9 @@ def _tensors(
         named = inputs
     else:
         if len(declared) != 1:
-            names = ", ".join(repr(name) for name in declared) or "no names"
-            raise InvalidInput(
-                f"model {model!r} takes {len(declared)} inputs ({names}); "
-                "give a dict of arrays by name"
-            )
+            names = ", ".join(repr(name) for name in declared)
+            takes = f"takes {len(declared)} inputs ({names})" if names else "tells no inputs"
+            raise InvalidInput(f"model {model!r} {takes}; give a dict of arrays by name")
         named = {next(iter(declared)): inputs}
     if not named:
         raise InvalidInput(f"model {model!r}: there are no inputs; give at least one")

@@ -6,7 +6,8 @@ Decides nothing; `aio` is the same for asyncio.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -14,7 +15,15 @@ import httpx2
 
 from shoal.client import calls, inference
 from shoal.client.calls import Call, ModelMetadata, ModelQuery, ServerMetadata
-from shoal.client.declaring import SpecFields, encoded_specs, pages, spec_of
+from shoal.client.choosing import addresses_of
+from shoal.client.declaring import (
+    CredentialValue,
+    SpecFields,
+    encoded_specs,
+    pages,
+    serving_of,
+    spec_of,
+)
 from shoal.client.endpoints import Endpoints
 from shoal.client.inference import Inputs, Result, Values, Wishes, WishFields
 from shoal.client.retry import Conversation, Outcome, Retry, Send, steps
@@ -27,17 +36,21 @@ from shoal.client.transport import (
 )
 from shoal.domain import views
 from shoal.domain.model import JsonValue, ModelSpec
+from shoal.domain.serving_runtime import ServingRuntime
 
 T = TypeVar("T")
 
 
 class Client:
-    """A Shoal server; for inference, any server of the Open Inference Protocol.
+    """A Shoal server, or several that serve the same; for inference, any server of the Open
+    Inference Protocol.
 
-    server: address of the inference port. management: address of the management port; default: the
-    same host, port 8082. timeout_s: seconds a call may take, repetitions included, unless it says
-    otherwise. headers: sent with every request. retry: how calls are repeated. http: an httpx2
-    client to use instead of an own one, for certificates or proxies; it is not closed.
+    server: address of the inference port, or a list of them: requests are shared out among those
+    that answer, and go on to the next when one does not. management: address of the management
+    port, or a list, of which one is used while it answers; default: the same hosts, port 8082.
+    timeout_s: seconds a call may take, repetitions included, unless it says otherwise. headers:
+    sent with every request. retry: how calls are repeated. http: an httpx2 client to use instead of
+    an own one, for certificates or proxies; it is not closed.
 
     All methods raise the errors of `shoal.domain.errors`; ConnectionFailed when there is no server,
     DeadlineExceeded when the time is over. May be used by several threads.
@@ -45,20 +58,21 @@ class Client:
 
     def __init__(
         self,
-        server: str = "http://localhost:8080",
+        server: str | Sequence[str] = "http://localhost:8080",
         *,
-        management: str | None = None,
+        management: str | Sequence[str] | None = None,
         timeout_s: float = 60.0,
         headers: Mapping[str, str] | None = None,
         retry: Retry = Retry(),  # noqa: B008 -- frozen
         http: httpx2.Client | None = None,
     ) -> None:
-        self._endpoints: Final = Endpoints.of(server, management)
+        endpoints = Endpoints.of(server, management)
+        self._addresses: Final = addresses_of(endpoints, retry.random())
         self._timeout_s = timeout_s
         self._headers = default_headers(headers)
         self._retry = retry
         self._owned = http is None
-        self._http = http or httpx2.Client(trust_env=not self._endpoints.local)
+        self._http = http or httpx2.Client(trust_env=not endpoints.local)
         self._known: dict[tuple[str, int | str | None], ModelMetadata] = {}
 
     def __enter__(self) -> Self:
@@ -89,7 +103,8 @@ class Client:
         type the model declares.
         wishes: version (default: the server's choice); outputs, names wanted (default: the
         model's); parameters for the model; id, which comes back; binary=False for tensors in JSON;
-        repeatable=False when running it twice does harm, so that a lost connection is an error;
+        repeatable=False when running it twice does harm, so that a connection lost after the
+        request was sent is an error;
         timeout_s, seconds for all of it.
 
         Raises ModelNotFound, InvalidInput, ModelFailed, LoadFailed, NoRoom and others.
@@ -109,11 +124,11 @@ class Client:
         return self._run(inference.predict(model, instances, repeatable=repeatable), timeout_s)
 
     def server_live(self) -> bool:
-        """Whether the process answers. No answer is a ConnectionFailed."""
+        """Whether a process answers. No answer is a ConnectionFailed."""
         return self.ask(calls.server_live())
 
     def server_ready(self) -> bool:
-        """Whether the server takes requests."""
+        """Whether the server, or one of several, takes requests."""
         return self.ask(calls.server_ready())
 
     def server_metadata(self) -> ServerMetadata:
@@ -226,18 +241,85 @@ class Client:
         return self.ask(calls.explain(name))
 
     def events(
-        self, after: int = 0, limit: int = 100, model: str | None = None
+        self, after: int = 0, limit: int = 100, model: str | None = None,
+        instance: str | None = None,
     ) -> views.EventPage:
-        """What happened, oldest first; `after`: the last page's `next`."""
-        return self.ask(calls.events(after, limit, model))
+        """What happened, oldest first; `after`: the last page's `next`. Of all instances in order
+        of time, or of one."""
+        return self.ask(calls.events(after, limit, model, instance))
 
     def instances(self) -> list[views.InstanceView]:
-        """The serving processes."""
+        """The serving processes, also those that cannot be reached."""
         return self.ask(calls.instances())
+
+    def drain(
+        self, instance: str, *, timeout_s: int = 30, undo: bool = False, stop: bool = False
+    ) -> views.Drained:
+        """Have an instance hand over what it holds to the others, or (undo) come back; it goes on
+        answering. timeout_s: how long to wait for the others. stop: end it afterwards.
+
+        Raises NotFound, Conflict when nobody could take over.
+        """
+        call = calls.drain(instance, timeout_s=timeout_s, undo=undo, stop=stop)
+        return self.ask(call, max(self._timeout_s, timeout_s + 10.0))
 
     def status(self) -> views.Status:
         """Everything at a glance."""
         return self.ask(calls.status())
+
+    def set_credentials(
+        self, name: str, type: str, **fields: CredentialValue  # noqa: A002 -- the field's name
+    ) -> views.CredentialsView:
+        """Keep credentials in the registry under a name, for all instances, or replace them.
+
+        type: `s3`, `gcs`, `azure`, `http`, `hf`, `oci`, `git` or `mlflow`; fields: those of that
+        type. No method gives them back. Raises InvalidSpecification, Conflict when a file of the
+        server has the name.
+        """
+        return self.ask(calls.set_credentials(name, {"type": type, **fields}))
+
+    def list_credentials(self) -> list[views.CredentialsView]:
+        """Named credentials in the registry and in files of the server asked: of what type they are
+        and which fields are set; never a value."""
+        return self.ask(calls.credentials()).credentials
+
+    def get_credentials(self, name: str) -> views.CredentialsView:
+        """The same of those that are used under a name. Raises NotFound."""
+        return self.ask(calls.credentials_of(name))
+
+    def delete_credentials(self, name: str) -> views.CredentialsDeleted:
+        """Take credentials out of the registry; says how many models use them. Raises NotFound."""
+        return self.ask(calls.delete_credentials(name))
+
+    def list_runtimes(self) -> list[views.RuntimeView]:
+        """What loads models: the instances themselves, called `shoal`, and serving runtimes."""
+        return self.ask(calls.runtimes()).runtimes
+
+    def get_runtime(self, name: str) -> views.RuntimeView:
+        """A serving runtime, with its declaration. Raises NotFound."""
+        return self.ask(calls.runtime(name))
+
+    def declare_runtime(
+        self, runtime: ServingRuntime | Mapping[str, object]
+    ) -> views.RuntimeView:
+        """Declare a serving runtime for all instances, or replace what has its name.
+
+        runtime: a ServingRuntime, or its fields. Raises InvalidSpecification.
+        """
+        return self.ask(calls.declare_runtime(serving_of(runtime)))
+
+    def enable_runtime(self, name: str) -> views.RuntimeView:
+        """Let models be loaded into it again. Raises NotFound, Conflict for `shoal`."""
+        return self.ask(calls.enable_runtime(name, enabled=True))
+
+    def disable_runtime(self, name: str) -> views.RuntimeView:
+        """Let no more models be loaded into it; what is loaded stays. Raises as the above."""
+        return self.ask(calls.enable_runtime(name, enabled=False))
+
+    def delete_runtime(self, name: str, *, force: bool = False) -> views.RuntimeDeleted:
+        """Forget it; says how many models used it. Raises NotFound; Conflict while models use it,
+        unless `force`."""
+        return self.ask(calls.delete_runtime(name, force=force))
 
     def settings(self) -> list[views.SettingView]:
         """The settings in force and where each comes from."""
@@ -255,24 +337,24 @@ class Client:
 
     def _run(self, conversation: Conversation[T], timeout_s: float | None) -> T:
         whole_s = self._timeout_s if timeout_s is None else timeout_s
-        course = steps(conversation, self._retry, whole_s)
         outcome: Outcome = None
-        while True:
-            try:
-                step = course.send(outcome)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            if isinstance(step, Send):
-                outcome = self._send(step)
-            else:
-                time.sleep(step.seconds)
-                outcome = None
+        # Closed, so that a send that is given up ends for `choosing` too.
+        with closing(steps(conversation, self._retry, self._addresses, whole_s)) as course:
+            while True:
+                try:
+                    step = course.send(outcome)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                if isinstance(step, Send):
+                    outcome = self._send(step)
+                else:
+                    time.sleep(step.seconds)
+                    outcome = None
 
     def _send(self, send: Send) -> Outcome:
         deadline = time.monotonic() + send.timeout_s
-        url = self._endpoints.url(send.exchange.side, send.exchange.path)
-        request = request_of(self._http, url, self._headers, send)
+        request = request_of(self._http, self._headers, send)
         try:
             response = self._http.send(request, stream=True)
             try:
@@ -281,9 +363,9 @@ class Client:
                     parts.append(part)
                     # httpx2 limits each read, not their sum.
                     if time.monotonic() > deadline:
-                        return overdue(send, url)
+                        return overdue(send)
             finally:
                 response.close()
         except httpx2.RequestError as error:
-            return failure_of(error, self._endpoints, send)
-        return answer_of(response, b"".join(parts), url)
+            return failure_of(error, send)
+        return answer_of(response, b"".join(parts), send)

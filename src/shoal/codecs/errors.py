@@ -24,6 +24,7 @@ from shoal.domain.errors import (
     NotFound,
     Overloaded,
     PathNotFound,
+    PlaceUnavailable,
     ShoalError,
     StoreDamaged,
     TooLarge,
@@ -53,6 +54,7 @@ _TABLE: Final[dict[type[ShoalError], _Row]] = {
     NotFound: _Row(404, "NOT_FOUND"),
     Conflict: _Row(409, "ABORTED"),
     ArtifactError: _Row(422, "FAILED_PRECONDITION"),
+    PlaceUnavailable: _Row(503, "UNAVAILABLE"),
     ModelFailed: _Row(500, "INTERNAL"),
     Unavailable: _Row(503, "UNAVAILABLE"),
     # gRPC clients repeat UNAVAILABLE by themselves, which helps neither of these.
@@ -76,7 +78,7 @@ def grpc_code(error: ShoalError | type[ShoalError]) -> str:
 def retry_after(error: ShoalError) -> int | None:
     """Whole seconds for the header `Retry-After` (RFC 9110, 10.2.3), rounded up; None when the
     error names no time, or when repeating the same request cannot help."""
-    if not isinstance(error, Unavailable) or not error.retryable:
+    if error.retry_after_s is None or not error.retryable:
         return None
     return math.ceil(min(max(0.0, error.retry_after_s), _LONGEST_WAIT_S))
 

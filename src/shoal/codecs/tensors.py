@@ -296,10 +296,17 @@ def parse_binary(name: str, datatype: str, shape: tuple[int, ...], data: memoryv
     if datatype == "BOOL" and needed and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidInput(f"input {name!r}: a BOOL byte is neither 0 nor 1")
     try:
-        array = np.ndarray(shape, dtype, bytearray(data) if data.readonly else data)
-        return array if array.flags.aligned else array.copy()
+        return own(shape, dtype, data)
     except (ValueError, OverflowError):  # an empty tensor with a vast extent
         raise _too_large(name, shape) from None
+
+
+def own(shape: tuple[int, ...], dtype: np.dtype[np.generic], data: memoryview) -> Array:
+    """As `parse_binary` ends, for bytes that are known to be right, and as many as it takes."""
+    if data.readonly:
+        return np.ndarray(shape, dtype, bytearray(data))
+    array = np.ndarray(shape, dtype, data)
+    return array if array.flags.aligned else array.copy()
 
 
 def _split_elements(name: str, data: bytes) -> list[bytes]:

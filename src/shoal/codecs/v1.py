@@ -76,12 +76,13 @@ def to_request(request: V1Request, signature: Signature) -> InferRequest:
         rows = request.instances if request.instances is not msgspec.UNSET else request.inputs
         assert isinstance(rows, list)
         first = rows[0]
+        required = [spec for spec in specs if spec.name not in signature.optional] or specs
         if isinstance(first, dict) and not _is_base64(first, specs):
             columns = _columns_of_objects(rows, signature)
         elif signature.table:
             columns = _columns_of_lists(rows, specs)
-        elif len(specs) == 1:
-            columns = {specs[0].name: rows}
+        elif len(required) == 1:
+            columns = {required[0].name: rows}
         else:
             raise InvalidInput(
                 f"the model has {len(specs)} inputs, so each row must be an object with the names "
@@ -136,7 +137,8 @@ def _check_names(given: Mapping[str, object], signature: Signature, where: str) 
     if signature.any_name and len(given) == 1:
         return
     known = {spec.name for spec in signature.inputs}
-    missing = [spec.name for spec in signature.inputs if spec.name not in given]
+    missing = [spec.name for spec in signature.inputs
+               if spec.name not in given and spec.name not in signature.optional]
     unknown = [name for name in given if name not in known]
     if missing or unknown:
         kind = "columns" if signature.table else "inputs"

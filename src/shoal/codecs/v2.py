@@ -131,8 +131,8 @@ def _filled(known: _Known, binary: memoryview) -> InferRequest:
     offset = 0
     for item, size, dtype in zip(like.inputs, known.sizes, known.plain, strict=True):
         raw = binary[offset : offset + size]
-        if dtype is not None and raw.readonly:
-            data = np.ndarray(item.shape, dtype, bytearray(raw))  # as `parse_binary` ends
+        if dtype is not None:
+            data = tensors.own(item.shape, dtype, raw)
         else:
             data = tensors.parse_binary(item.name, item.datatype, item.shape, raw)
         inputs.append(Tensor(item.name, item.datatype, item.shape, data, item.parameters))

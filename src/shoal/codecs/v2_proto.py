@@ -32,7 +32,6 @@ _ID: Final = 0x1A
 _RAW: Final = 0x3A
 _HEAD: Final = frozenset((0x0A, 0x12, _ID, 0x22, 0x2A, 0x32))
 _DOUBLE: Final = struct.Struct("<d")
-_ALIGNMENT: Final = 8  # bytes, of the widest datatype
 _EMPTY: Final = memoryview(b"")
 
 
@@ -149,12 +148,11 @@ def decode(received: Received) -> InferRequest:
         return _request(received, _typed(head, spans))
     decoded = []
     for item, (begin, end) in zip(inputs, spans, strict=True):
+        raw = memoryview(data)[begin:end]
         if item.needed == end - begin:
-            array = np.ndarray(item.shape, item.dtype, _own(data, begin, end))
+            array = tensors.own(item.shape, item.dtype, raw)
         else:
-            array = tensors.parse_binary(
-                item.name, item.datatype, item.shape, memoryview(data)[begin:end]
-            )
+            array = tensors.parse_binary(item.name, item.datatype, item.shape, raw)
         decoded.append(
             Tensor(item.name, item.datatype, item.shape, array, item.parameters.copy())
         )
@@ -344,16 +342,6 @@ def _checked(
     if needed == 0:  # an empty tensor may have a vast extent
         needed = -1
     return _Input(name, datatype, shape, dtype, needed, parameters, contents)
-
-
-def _own(data: bytes | memoryview, begin: int, end: int) -> bytearray | memoryview:
-    """Memory that the tensor may have for itself: part of the message where that is writable, so
-    its own, and suitably aligned; else a copy."""
-    if type(data) is memoryview and not data.readonly:
-        part = data[begin:end]
-        if np.frombuffer(part, np.uint8).ctypes.data % _ALIGNMENT == 0:
-            return part
-    return bytearray(data[begin:end])
 
 
 def _typed(head: _Head, spans: list[tuple[int, int]]) -> list[Tensor]:

@@ -86,7 +86,7 @@ class ResponseWriter:
     def _know(self, form: _Form) -> _Known:
         model, version, outputs = form
         body = b"".join(
-            wire.field(_OUTPUTS, _described(name, datatype, shape))
+            wire.field(_OUTPUTS, described(name, datatype, shape))
             for name, datatype, shape in outputs
         )
         known = _Known(
@@ -138,21 +138,22 @@ def _by_fields(response: InferResponse, *, typed: bool) -> bytes:
              wire.field(2, response.model_version.encode())]
     if response.id:
         parts.append(wire.field(_ID, response.id.encode()))
-    parts += [_parameter(_PARAMETERS, key, value) for key, value in response.parameters.items()]
+    parts += [parameter(_PARAMETERS, key, value) for key, value in response.parameters.items()]
     parts += [wire.field(_OUTPUTS, _output(tensor, typed=typed)) for tensor in response.outputs]
     return b"".join(parts)
 
 
 def _output(tensor: Tensor, *, typed: bool) -> bytes:
-    written = _described(tensor.name, tensor.datatype, tensor.shape)
+    written = described(tensor.name, tensor.datatype, tensor.shape)
     for key, value in tensor.parameters.items():
-        written += _parameter(_PARAMETERS, key, value)
+        written += parameter(_PARAMETERS, key, value)
     if typed:
         written += wire.field(5, to_contents(tensor.datatype, tensor.data))
     return written
 
 
-def _described(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+def described(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """A tensor's name, datatype and shape: fields 1 to 3 of an input and of an output."""
     extents = b"".join(wire.write_varint(extent) for extent in shape)
     return (
         (wire.field(1, name.encode()) if name else b"")
@@ -161,7 +162,7 @@ def _described(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     )
 
 
-def _parameter(number: int, key: str, value: JsonValue) -> bytes:
+def parameter(number: int, key: str, value: JsonValue) -> bytes:
     """An entry of a map of parameters; what the protocol has no kind for goes as text."""
     if isinstance(value, bool):
         choice = b"\x08" + bytes((value,))

@@ -1,61 +1,31 @@
-"""Whether a request may wait for a load, and the words for why not; changes nothing."""
+"""Whether a load may wait here, and the words for why not; changes nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from shoal.core.cache import Cache
-from shoal.core.copies import Copy, CopyState, Urgency
-from shoal.core.slots import Slot
+from shoal.core.cache import Cache, Need
+from shoal.core.copies import Copy
+from shoal.core.desk import Refusal, model_of
+from shoal.core.options import Options
 from shoal.domain.model import Revision
 
-if TYPE_CHECKING:
-    from shoal.core.node import Core
+
+def too_many_wait(options: Options, waiting: int, revision: str) -> Refusal | None:
+    """revision: its id, or the model's name."""
+    if waiting < options.max_waiting:
+        return None
+    return Refusal(
+        "OVERLOADED",
+        f"model {model_of(revision) or revision!r} is not loaded and {waiting} requests wait for "
+        "loads already (load.max_waiting); try again later",
+        1.0,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """`code`: of a class in `domain.errors`. `retry_after_s`: when it may go better."""
-
-    code: str
-    message: str
-    retry_after_s: float
-
-
-def refusal(core: Core, slot: Slot, copy: Copy | None, now: float) -> Refusal | None:
-    """Why a request may not wait for the slot's active revision; None when it may."""
-    name, options = slot.name, core.options
-    if len(core.tickets) >= options.max_waiting:
-        return Refusal(
-            "OVERLOADED",
-            f"model {name!r} is not loaded and {len(core.tickets)} requests wait for loads already "
-            "(load.max_waiting); try again later",
-            1.0,
-        )
-    if copy is not None:
-        if len(copy.tickets) >= options.max_waiting_per_model:
-            return Refusal(
-                "OVERLOADED",
-                f"{len(copy.tickets)} requests wait for model {name!r} to be loaded already "
-                "(load.max_waiting_per_model); try again later",
-                1.0,
-            )
-        if copy.state is CopyState.LOADING or copy.wanted_again:
-            return None
-        if copy.state is CopyState.QUEUED and copy.urgency is Urgency.REQUEST:
-            return None
-    failure = core.failures.of(slot.active.id)
-    if failure is not None and now < failure.retry_at:
-        newest = core.failures.of(slot.target.id) if slot.target is not None else None
-        return Refusal(failure.code, (newest or failure).message, failure.retry_at - now)
-    too_large = core.cache.too_large(slot.active)
+def refusal(cache: Cache, revision: Revision, now: float) -> Refusal | None:
+    """Why a request may not wait for a load of `revision`; None when it may."""
+    too_large = cache.too_large(revision)
     if too_large is not None:
-        return Refusal("TOO_LARGE", too_large, options.retry_max_s)
-    return _congestion(core.cache, slot.active, now)
-
-
-def _congestion(cache: Cache, revision: Revision, now: float) -> Refusal | None:
+        return Refusal("TOO_LARGE", too_large, cache.options.retry_max_s)
     wait_s, name = cache.predicted_wait_s, revision.model
     if wait_s > 2 * cache.options.max_wait_s:
         return Refusal(
@@ -75,9 +45,37 @@ def _congestion(cache: Cache, revision: Revision, now: float) -> Refusal | None:
     )
 
 
-def no_room(cache: Cache, revision: Revision, need_bytes: int) -> str:
-    return (
-        f"model {revision.model!r} needs {need_bytes:,} bytes of memory; the budget is "
+def no_room_to_fill(cache: Cache, revision: Revision) -> Refusal | None:
+    if cache.may_fill(cache.foresee(revision)):
+        return None
+    return Refusal("NO_ROOM", f"there is no free memory for model {revision.model!r}", 1.0)
+
+
+def no_room(
+    cache: Cache, revision: Revision, need: Need, beside: Copy | None = None
+) -> str:
+    """beside: a copy that answers for the model until this one is loaded, as it cannot be loaded
+    again."""
+    name, need_bytes, pool = revision.model, need.size_bytes, need.pool
+    if pool is not None and need.accelerator_bytes > pool.obtainable_bytes:
+        return (
+            f"model {name!r} needs {need.accelerator_bytes:,} bytes of the accelerator "
+            f"{pool.name}; the budget there is {pool.budget_bytes:,} bytes, of which "
+            f"{max(pool.free_bytes, 0):,} are free and the rest is pinned, cannot leave now or is "
+            "held by calls in progress; raise --accelerator-memory, unpin a model, or try again "
+            "later"
+        )
+    needs = (
+        f"model {name!r} needs {need_bytes:,} bytes of memory; the budget is "
         f"{cache.options.budget_bytes:,} bytes, of which {max(cache.free_bytes, 0):,} are free and "
-        "the rest is pinned or cannot leave now; raise --memory, unpin a model, or try again later"
+    )
+    if beside is not None and need_bytes <= cache.free_bytes + beside.size_bytes:
+        return (
+            f"{needs}{beside.size_bytes:,} are taken by revision {beside.revision.id}, which "
+            "answers until the new files are loaded; raise --memory, or let it go first: unload "
+            f"and load model {name!r}"
+        )
+    return (
+        f"{needs}the rest is pinned or cannot leave now; raise --memory, unpin a model, or try "
+        "again later"
     )

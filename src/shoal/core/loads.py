@@ -21,7 +21,8 @@ class LoadQueue:
         self._places: dict[str, _Place] = {}
         self._numbers = 0
         self._counts = dict.fromkeys(Urgency, 0)
-        self.fill_bytes = 0  # predicted, of what is queued to fill free memory
+        self.bytes = 0  # predicted, of what is queued
+        self.fill_bytes = 0  # of it, to fill free memory
 
     def __len__(self) -> int:
         return len(self._places)
@@ -65,5 +66,6 @@ class LoadQueue:
 
     def _count(self, place: _Place, sign: int) -> None:
         self._counts[place.urgency] += sign
+        self.bytes += sign * place.size_bytes
         if place.urgency is Urgency.FILL:
             self.fill_bytes += sign * place.size_bytes

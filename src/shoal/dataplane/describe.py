@@ -110,13 +110,14 @@ def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalEr
             f"model {name!r} has no version {version}; it serves "
             f"{', '.join(str(each.version) for each in record.revisions)}"
         )
-    if instance.find(name, version) is not None:
+    if instance.find(name, version) is not None or instance.elsewhere(name, version) is not None:
         return None
+    # Where this instance is not the home, it knows no more: as cold models, it takes it for ready.
     play = instance.core.models.get(name)
     slot = play.slots.get(version) if play is not None and not play.removed else None
     if slot is not None:
         revision = slot.active  # an older one, where the newest could not be loaded
-    state = state_of(instance, revision)
+    state = state_of(instance, record, revision)
     if state is State.UNLOADED:
         return Unloaded(f"model {name!r} was taken out of service", RETRY_S)
     failure = instance.core.failures.of(revision.id)
@@ -124,7 +125,7 @@ def why_not_ready(instance: Instance, name: str, version: int | None) -> ShoalEr
         wait_s = max(failure.retry_at - instance.clock.monotonic(), 0.0)
         return _FAILURES.get(failure.code, LoadFailed)(failure.message, wait_s)
     if state is State.FAILED:  # known to be too large without a try
-        return TooLarge(instance.core.cache.too_large(revision) or "", RETRY_S)
+        return TooLarge(instance.core.too_large(revision) or "", RETRY_S)
     return None
 
 

@@ -7,25 +7,33 @@ either.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, TypeVar
 
 from shoal.dataplane import describe
 from shoal.dataplane.inference import Inference
+from shoal.dataplane.peer.forwarding import Answer, Asked, Links
+from shoal.dataplane.statistics import Statistics, summed, told
 from shoal.domain.errors import InvalidRequest, NotAllowed
 from shoal.node.control import Control
 from shoal.node.instance import Instance
 from shoal.node.live import LiveCopy
+from shoal.node.questions import Counted
+
+T = TypeVar("T")
 
 _TURN: Final = 50  # models that are described before others get their turn: a millisecond or two
 
 
 class Endpoints:
     """One for all protocols of an instance. `control` carries out what the repository extension
-    asks, where the settings allow it. version: None for the default one."""
+    asks, where the settings allow it. links: to the other instances of the mesh; None: this one is
+    alone. version: None for the default one."""
 
-    def __init__(self, instance: Instance, control: Control) -> None:
-        self.inference: Final = Inference(instance)
+    def __init__(
+        self, instance: Instance, control: Control, links: Links | None = None
+    ) -> None:
+        self.inference: Final = Inference(instance, links)
         self._instance = instance
         self._control = control
         self._timeout_s = instance.settings.request.timeout_s
@@ -41,22 +49,28 @@ class Endpoints:
 
     # --- a model --------------------------------------------------------------------------------
 
-    async def model_metadata(self, name: str, version: int | None) -> dict[str, object]:
-        """Loads the model if need be. Raises as `Instance.acquire` does."""
-        copy = await self.inference.ready_copy(name, version, self._timeout_s)
-        try:
-            return describe.metadata(copy, self._versions(copy))
-        finally:
-            copy.release()
+    async def model_metadata(self, asked: Asked[T]) -> dict[str, object] | T:
+        """Loads the model if need be; what another instance answers that has it comes as it is.
+        Raises as `Instance.acquire` does."""
+        return await self._described(
+            asked, lambda copy: describe.metadata(copy, self._versions(copy)))
 
-    async def model_config(self, name: str, version: int | None) -> dict[str, object]:
+    async def model_config(self, asked: Asked[T]) -> dict[str, object] | T:
         """As `model_metadata`."""
-        copy = await self.inference.ready_copy(name, version, self._timeout_s)
+        return await self._described(asked, lambda copy: describe.config(
+            copy, self._instance.record(copy.revision.model).spec.version_policy))
+
+    async def _described(
+        self, asked: Asked[T], describe_copy: Callable[[LiveCopy], dict[str, object]]
+    ) -> dict[str, object] | T:
+        found = await self.inference.reach(asked, self._timeout_s)
+        if isinstance(found, Answer):
+            answer: T = found.answer
+            return answer
         try:
-            record = self._instance.record(name)
-            return describe.config(copy, record.spec.version_policy)
+            return describe_copy(found)
         finally:
-            copy.release()
+            found.release()
 
     def check_ready(self, name: str, version: int | None) -> None:
         """Raise what the next request for the model would be refused with."""
@@ -72,15 +86,38 @@ class Endpoints:
 
     # --- statistics -----------------------------------------------------------------------------
 
-    def model_statistics(self, name: str, version: int | None) -> list[dict[str, object]]:
-        """Of all versions, or of one. Raises ModelNotFound, VersionNotFound."""
+    async def model_statistics(
+        self, name: str, version: int | None
+    ) -> list[dict[str, object]]:
+        """Of all versions, or of one, on all instances together. Raises ModelNotFound,
+        VersionNotFound."""
         record = self._instance.record(name)
         versions = [revision.version for revision in record.revisions]
         if version is not None:
             if version not in versions:
                 self.check_ready(name, version)
             versions = [version]
-        return self.inference.model_stats(name, versions)
+        found = await self._counted(name)
+        return [
+            describe.statistics(name, each, found.get((name, each), Statistics()))
+            for each in versions
+        ]
+
+    async def all_statistics(self) -> list[dict[str, object]]:
+        """Of every version that is in memory or answered requests, and is still served."""
+        return [
+            describe.statistics(name, version, counted)
+            for (name, version), counted in sorted((await self._counted(None)).items(), key=_key)
+            if (record := self._instance.replica.get(name)) is not None
+            and any(each.version == version for each in record.revisions)
+        ]
+
+    async def _counted(self, model: str | None) -> dict[tuple[str, int], Statistics]:
+        return summed(self.inference.counted(model), await self._control.statistics(model))
+
+    def counted_here(self, model: str | None) -> list[Counted]:
+        """What this instance alone counted, for those that ask it; None: of all models."""
+        return [told(*key, counted) for key, counted in self.inference.counted(model).items()]
 
     # --- the repository -------------------------------------------------------------------------
 
@@ -89,14 +126,12 @@ class Endpoints:
         hold up."""
         names = self._instance.replica.names()
         if only_ready:
-            loaded = {copy.revision.model for copy in self._instance.live.values()}
-            names = sorted(loaded.intersection(names))
+            names = await self._control.loaded_models()
         for turn in range(0, len(names), _TURN):
             yield [
                 entry
-                for name in names[turn : turn + _TURN]
-                if name in self._instance.replica  # it was when the request came
-                for entry in describe.index_entries(self._control.model(name), only_ready)
+                for model in await self._control.models(names[turn : turn + _TURN])
+                for entry in describe.index_entries(model, only_ready)
             ]
             await asyncio.sleep(0)
 
@@ -122,3 +157,7 @@ class Endpoints:
                 f"the public port may not {what} models (request.repository_control is off); use "
                 "the management API, or start with --request-repository-control"
             )
+
+
+def _key(item: tuple[tuple[str, int], Statistics]) -> tuple[str, int]:
+    return item[0]

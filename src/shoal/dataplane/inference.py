@@ -1,25 +1,26 @@
 """Runs inferences, whatever protocol they came by: find the copy, check, predict, count.
 
-A request for a ready copy whose calls are short is answered without a task or a thread; all others
-take the asynchronous way. Must not know HTTP or gRPC: a `Call` reads and writes their bytes.
+A request for a ready copy whose calls are short is answered without a task or a thread, and so is
+one sent on to an instance that is known to have such a copy; all others take the asynchronous way.
+Must not know HTTP or gRPC: a `Call` reads and writes their bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Awaitable, Callable, Coroutine
+from inspect import isawaitable
+from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, cast
 
 from shoal.codecs.errors import http_status
 from shoal.codecs.message import InferRequest, InferResponse
-from shoal.dataplane import describe
+from shoal.dataplane.peer.forwarding import Answer, Asked, Forwarding, Links, too_late
 from shoal.dataplane.statistics import Statistics
 from shoal.dataplane.validation import RequestCheck, make_response
-from shoal.domain.errors import DeadlineExceeded, ModelFailed, ShoalError
-from shoal.domain.model import ModelRecord
+from shoal.domain.errors import ModelFailed, ShoalError, Unavailable
+from shoal.domain.events import Miss
 from shoal.domain.signature import Signature
 from shoal.node.instance import Instance
 from shoal.node.live import LiveCopy, Prediction
@@ -34,23 +35,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+A = TypeVar("A")
 
+LONGEST_TIMEOUT_S: Final = 86_400.0  # a day; beyond, timers overflow
 KEPT_STATISTICS: Final = 1000  # of models that are gone, before those are looked for
 REPORT_FAILURES_EVERY_S: Final = 10.0  # of one model, in the journal; all are counted
 
 log = get_logger("shoal.requests")
 
 
-class Call(Protocol[T_co]):
+class Call(Asked[T_co], Protocol[T_co]):
     """One inference as its protocol sees it. protocol: `v1`, `v2`, …, for metrics. size_bytes: of
-    the decompressed body once it is decoded, by which the cost of a call is judged. started:
-    `perf_counter` at its arrival."""
+    the decompressed body once it is decoded, by which the cost of a call is judged. origin: the
+    instance that sent it here; "": a client."""
 
     protocol: str
-    name: str
-    version: int | None
-    size_bytes: int
-    started: float
+    origin: str
+
+    @property
+    def size_bytes(self) -> int: ...
 
     @property
     def request_id(self) -> str:
@@ -59,7 +62,9 @@ class Call(Protocol[T_co]):
     def decode(self, signature: Signature) -> InferRequest:
         """Raises InvalidRequest, DeadlineExceeded."""
 
-    def encode(self, response: InferResponse, request: InferRequest) -> T_co:
+    def encode(
+        self, response: InferResponse, request: InferRequest
+    ) -> T_co | Awaitable[T_co]:
         """Raises InvalidRequest for what the protocol cannot carry."""
 
     def refuse(self, error: ShoalError) -> T_co: ...
@@ -83,20 +88,45 @@ class Plan:
 
 
 class Inference:
-    """The way of a request through one instance."""
+    """The way of a request through one instance. links: to others, where there are any. logs: is
+    each request logged?"""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, links: Links | None = None) -> None:
+        self.logs: Final = instance.settings.log.requests
         self._instance = instance
         self._activity = instance.activity
         self._timeout_s = instance.settings.request.timeout_s
-        self._log_requests = instance.settings.log.requests
+        self._forwarding = Forwarding(instance, links)
         self._statistics: dict[tuple[str, int], Statistics] = {}
 
     def infer(self, call: Call[T]) -> T | Awaitable[T]:
         """The answer, at once where that is possible. Errors become answers too."""
         copy = self._instance.find(call.name, call.version)
-        if copy is None:
+        if copy is not None:
+            return self._run(call, copy)
+        there = self._instance.elsewhere(call.name, call.version)
+        if there is None:
             return self._cold(call)
+        try:
+            return self._forwarding.forward(call, there, call.timeout_s(inf), self)
+        except ShoalError as error:
+            return self._fail(call, None, error)
+
+    def infer_here(self, call: Call[T]) -> T | Awaitable[T]:
+        """As `infer`, for another instance: by the copy of `call.revision`, and no other."""
+        copy = self._instance.live.get(call.revision)
+        return self._cold(call) if copy is None else self._run(call, copy)
+
+    async def reach(self, asked: Asked[T], timeout_s: float) -> LiveCopy | Answer[T]:
+        """The copy that answers now, loaded if need be, which the caller must release; or what
+        another instance that has it answered. Raises as `Instance.acquire` does."""
+        copy = self._found(asked)
+        if copy is not None:
+            copy.retain()
+            return copy
+        return await self._forwarding.reach(asked, timeout_s)
+
+    def _run(self, call: Call[T], copy: LiveCopy) -> T | Awaitable[T]:
         plan = self.plan(copy)
         try:
             request = call.decode(plan.signature)
@@ -110,14 +140,10 @@ class Inference:
         except ShoalError as error:
             return self._fail(call, plan, error)
 
-    async def ready_copy(self, name: str, version: int | None, timeout_s: float) -> LiveCopy:
-        """The copy that answers now, loaded if need be; the caller must release it. Raises as
-        `Instance.acquire` does."""
-        copy = self._instance.find(name, version)
-        if copy is not None:
-            copy.retain()
-            return copy
-        return await self._instance.acquire(name, version, timeout_s)
+    def _found(self, asked: Asked[object]) -> LiveCopy | None:
+        if asked.revision:
+            return self._instance.live.get(asked.revision)
+        return self._instance.find(asked.name, asked.version)
 
     def plan(self, copy: LiveCopy) -> Plan:
         plan = copy.attachment
@@ -150,23 +176,14 @@ class Inference:
             found = self._statistics[name, version] = Statistics()
         return found
 
-    def model_stats(self, name: str, versions: list[int]) -> list[dict[str, object]]:
-        """Of these versions of a model, as the statistics extension shows them."""
-        return [
-            describe.statistics(name, version, self._statistics.get((name, version), Statistics()))
-            for version in versions
-        ]
-
-    def all_stats(self) -> list[dict[str, object]]:
-        """Of every version that is in memory or answered requests, and is still served."""
-        live = {(copy.revision.model, copy.revision.version)
+    def counted(self, model: str | None) -> dict[tuple[str, int], Statistics]:
+        """By model and version: of one model, or (None) of every version that is in memory or
+        answered requests."""
+        if model is not None:
+            return {key: each for key, each in self._statistics.items() if key[0] == model}
+        live = {(copy.revision.model, copy.revision.version): Statistics()
                 for copy in self._instance.live.values()}
-        return [
-            entry
-            for name, versions in groupby(sorted(live | self._statistics.keys()), itemgetter(0))
-            if (record := self._instance.replica.get(name)) is not None
-            for entry in self.model_stats(name, _both(record, versions))
-        ]
+        return live | self._statistics
 
     # --- the asynchronous way -------------------------------------------------------------------
 
@@ -178,7 +195,7 @@ class Inference:
         The copy is retained only now: whoever is cancelled before the first step would never
         release it. So it may have left meanwhile.
         """
-        if self._instance.find(call.name, call.version) is not copy:
+        if self._found(call) is not copy:
             return await self._cold(call)
         copy.retain()
         try:
@@ -186,22 +203,27 @@ class Inference:
         finally:
             copy.release()
 
-    async def _cold(self, call: Call[T]) -> T:
-        """Wait for the copy, then go on as usual."""
+    async def _cold(self, call: Call[T], attempt: int = 0, miss: Miss | None = None) -> T:
+        """Wait for a copy, here or elsewhere, then go on as usual."""
         try:
             timeout_s = call.timeout_s(self._timeout_s)
-            copy = await self._instance.acquire(call.name, call.version, timeout_s)
+            found = await self._forwarding.reach(call, timeout_s, attempt, miss)
         except ShoalError as error:
             return self._fail(call, None, error)
+        if isinstance(found, Answer):
+            self._count_forwarded(call, found.status, found.instance, waited=found.cold)
+            answer: T = found.answer
+            return answer
         try:
-            return await self._loaded(call, copy)
+            return await self._loaded(call, found)
         finally:
-            copy.release()
+            found.release()
 
     async def _loaded(self, call: Call[T], copy: LiveCopy) -> T:
         load_s = perf_counter() - call.started
-        self._activity.cold += 1
-        self._activity.cold_latency.observe(load_s, call.started + load_s)
+        if not call.origin:
+            self._activity.cold += 1
+            self._activity.cold_latency.observe(load_s, call.started + load_s)
         plan = self.plan(copy)
         try:
             request = call.decode(plan.signature)
@@ -223,13 +245,11 @@ class Inference:
                 prediction = await copy.predict(
                     arrays, request.parameters, wanted, call.size_bytes
                 )
-            return self._finish(call, plan, (request, wanted, decoded_at), prediction, load_s)
-        except TimeoutError:
-            error = DeadlineExceeded(
-                f"model {call.name!r} did not answer within {allowed_s:g} s; allow it more time, "
-                "or send less at once"
+            return await _whole(
+                self._finish(call, plan, (request, wanted, decoded_at), prediction, load_s)
             )
-            return self._fail(call, plan, error)
+        except TimeoutError:
+            return self._fail(call, plan, too_late(call, allowed_s))
         except ShoalError as error:
             return self._fail(call, plan, error)
 
@@ -238,7 +258,7 @@ class Inference:
     def _finish(
         self, call: Call[T], plan: Plan, asked: tuple[InferRequest, tuple[str, ...], float],
         prediction: Prediction, load_s: float,
-    ) -> T:
+    ) -> T | Awaitable[T]:
         request, wanted, decoded_at = asked
         outputs, queue_s, compute_s = prediction
         answer = call.encode(
@@ -246,25 +266,60 @@ class Inference:
         )
         ended = perf_counter()
         took_s = ended - call.started
-        activity, statistics = self._activity, plan.statistics
-        activity.requests += 1
-        activity.latency.observe(took_s, ended)
+        statistics = plan.statistics
+        if not call.origin:  # else it is counted where its client is
+            activity = self._activity
+            activity.requests += 1
+            activity.latency.observe(took_s, ended)
+            if not load_s:
+                activity.hits += 1
         if queue_s or load_s:
             plan.metrics.request(call.protocol, "200", took_s)
             plan.metrics.stages(queue_s, load_s, compute_s)
             statistics.queue_s += queue_s + load_s
         else:
             plan.metrics.at_once(call.protocol, took_s, compute_s)
-        if not load_s:
-            activity.hits += 1
         statistics.successes += 1
         statistics.success_s += took_s
         statistics.decode_s += decoded_at - call.started - load_s
         statistics.compute_s += compute_s
         statistics.last_at = ended
-        if self._log_requests:
+        if self.logs:
             self._log(call, "200", took_s)
         return answer
+
+    # --- what other instances answered: `forwarding.Entry` ----------------------------------------
+
+    def answered(self, asked: Asked[T], status: int, instance: str) -> None:
+        self._count_forwarded(cast("Call[T]", asked), status, instance, waited=False)
+
+    def refuse(self, asked: Asked[T], error: ShoalError) -> T:
+        return self._fail(cast("Call[T]", asked), None, error)
+
+    def retry(self, asked: Asked[T], miss: Miss) -> Coroutine[None, None, T]:
+        return self._cold(cast("Call[T]", asked), 1, miss)
+
+    def _count_forwarded(
+        self, call: Call[T], status: int, instance: str, *, waited: bool
+    ) -> None:
+        """The model's own figures are counted where it ran. waited: for a load."""
+        ended = perf_counter()
+        took_s = ended - call.started
+        activity = self._activity
+        activity.requests += 1
+        if status >= 400:
+            activity.failed += 1
+        else:
+            activity.latency.observe(took_s, ended)
+            if waited:
+                activity.cold += 1
+                activity.cold_latency.observe(took_s, ended)
+            else:
+                activity.hits += 1
+        if self.logs:
+            self._log(call, str(status), took_s, forwarded_to=instance)
+
+    # --- errors ---------------------------------------------------------------------------------
 
     def count_unreached(self, protocol: str, error: ShoalError) -> None:
         """A request that failed before it could name a model; `protocol`: by its path."""
@@ -276,10 +331,13 @@ class Inference:
     def _fail(self, call: Call[T], plan: Plan | None, error: ShoalError) -> T:
         took_s = perf_counter() - call.started
         code = str(http_status(error))
-        self._activity.requests += 1
-        self._activity.failed += 1
+        if not call.origin:
+            self._activity.requests += 1
+            self._activity.failed += 1
         metrics = self._instance.metrics
-        if plan is not None:
+        if call.origin and isinstance(error, Unavailable):
+            pass  # no answer yet: another instance may have a better one
+        elif plan is not None:
             plan.metrics.request(call.protocol, code, took_s)
             plan.statistics.fails += 1
             plan.statistics.fail_s += took_s
@@ -289,8 +347,8 @@ class Inference:
             metrics.model(call.name).request(call.protocol, code, took_s)
         else:
             metrics.no_model.request(call.protocol, code, took_s)
-        if self._log_requests:
-            self._log(call, code, took_s, error.message)
+        if self.logs:
+            self._log(call, code, took_s, problem=error.message)
         return call.refuse(error)
 
     def _report(self, call: Call[T], plan: Plan, error: ModelFailed) -> None:
@@ -303,15 +361,14 @@ class Inference:
                 exc_info=error.__cause__,
             )
 
-    def _log(self, call: Call[T], code: str, took_s: float, problem: str | None = None) -> None:
+    def _log(self, call: Call[T], code: str, took_s: float, **more: str) -> None:
+        if call.origin:
+            more["forwarded_from"] = call.origin
         log.info(
             "request", model=call.name, version=call.version, protocol=call.protocol,
-            code=int(code), took_ms=round(took_s * 1e3, 3), request_id=call.request_id,
-            **({} if problem is None else {"problem": problem}),
+            code=int(code), took_ms=round(took_s * 1e3, 3), request_id=call.request_id, **more,
         )
 
 
-def _both(record: ModelRecord, counted: Iterable[tuple[str, int]]) -> list[int]:
-    """The versions that are counted and that `record` serves."""
-    served = {revision.version for revision in record.revisions}
-    return [version for _, version in counted if version in served]
+async def _whole(answer: A | Awaitable[A]) -> A:
+    return await answer if isawaitable(answer) else answer

@@ -1,8 +1,14 @@
-"""Counts of one version of a model, as Triton's statistics extension tells them."""
+"""Counts of one version of a model, as Triton's statistics extension tells them: of an instance,
+and of several together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from time import perf_counter, time
+
+from shoal.node import questions
 
 
 @dataclass(slots=True)
@@ -53,3 +59,47 @@ class Statistics:
         count = self.successes - sum(entry.answered for entry in joined)
         seconds = self.compute_s - sum(entry.requests_s for entry in joined)
         return (count, max(seconds, 0.0)) if count > 0 else (0, 0.0)
+
+
+def told(model: str, version: int, counted: Statistics) -> questions.Counted:
+    """For other instances, whose `perf_counter` is another."""
+    last_at = time() - (perf_counter() - counted.last_at) if counted.last_at else 0.0
+    return questions.Counted(
+        model, version, counted.successes, counted.success_s, counted.queue_s, counted.decode_s,
+        counted.compute_s, counted.fails, counted.fail_s, last_at,
+        {size: questions.Joined(each.calls, each.answered, each.calls_s, each.requests_s)
+         for size, each in counted.joined.items()},
+    )
+
+
+def summed(
+    mine: Mapping[tuple[str, int], Statistics], others: Iterable[questions.Counted]
+) -> dict[tuple[str, int], Statistics]:
+    """By model and version. mine: of this instance; stays as it is."""
+    found = dict(mine)
+    copied = set()
+    for each in others:
+        key = each.model, each.version
+        if key not in copied:
+            copied.add(key)
+            found[key] = deepcopy(found.get(key, Statistics()))
+        _add(found[key], each)
+    return found
+
+
+def _add(sums: Statistics, each: questions.Counted) -> None:
+    sums.successes += each.successes
+    sums.success_s += each.success_s
+    sums.queue_s += each.queue_s
+    sums.decode_s += each.decode_s
+    sums.compute_s += each.compute_s
+    sums.fails += each.fails
+    sums.fail_s += each.fail_s
+    if each.last_at:
+        sums.last_at = max(sums.last_at, perf_counter() - (time() - each.last_at))
+    for size, more in each.joined.items():
+        joined = sums.joined.setdefault(size, Joined())
+        joined.calls += more.calls
+        joined.answered += more.answered
+        joined.calls_s += more.calls_s
+        joined.requests_s += more.requests_s

@@ -142,7 +142,8 @@ class RequestCheck:
         return columns
 
     def _check_names(self, given: Sequence[Tensor]) -> None:
-        """Raise InvalidInput unless exactly the signature's inputs are given, each once."""
+        """Raise InvalidInput unless the signature's inputs are given, each once, and no others;
+        optional ones may be missing."""
         kind = "column" if self._signature.table else "input"
         expected = f"the model takes {_names(self._signature.inputs)}"
         seen: set[str] = set()
@@ -153,9 +154,11 @@ class RequestCheck:
                 raise InvalidInput(f"{kind} {tensor.name!r} is given more than once")
             seen.add(tensor.name)
         if len(seen) < len(self._specs):
-            missing = ", ".join(repr(name) for name in self._specs if name not in seen)
-            plural = "s" if len(self._specs) - len(seen) > 1 else ""
-            raise InvalidInput(f"{kind}{plural} {missing} missing; {expected}")
+            dispensable = seen.union(self._signature.optional)
+            missing = [repr(name) for name in self._specs if name not in dispensable]
+            if missing:
+                plural = "s" if len(missing) > 1 else ""
+                raise InvalidInput(f"{kind}{plural} {', '.join(missing)} missing; {expected}")
 
     def _converted(self, tensor: Tensor, spec: TensorSpec) -> Tensor:
         """`tensor` with the datatype of `spec`."""

@@ -17,16 +17,24 @@
     │   ├── ArtifactChanged       … are not the ones that were declared
     │   ├── UnknownFormat
     │   ├── InvalidArtifact       … cannot be read by their framework
-    │   ├── NotTrusted            … would run code and lie outside the trusted locations
-    │   └── RuntimeMissing        … need a framework that is not installed
+    │   ├── NotTrusted            … would run code outside the trusted locations, or are not signed
+    │   ├── PlaceDenied           … lie where these credentials may not read
+    │   ├── PlaceUnavailable      … lie where nobody answers now
+    │   ├── RuntimeMissing        … need a framework that is not installed
+    │   ├── NoSupportingRuntime   … are of a format, version, protocol that no runtime takes
+    │   ├── RuntimeNotRecognized  … are for a serving runtime that is not declared
+    │   └── RuntimeDisabled       … are for one that loads nothing now
     ├── ModelFailed               the model itself raised while predicting
     ├── Unavailable               not now; says when to come back
     │   ├── LoadFailed            carries the cause
     │   ├── NoRoom
-    │   │   └── TooLarge          larger than the whole budget
+    │   │   ├── TooLarge          larger than the whole budget
+    │   │   └── AcceleratorFull   … on the device itself, whatever the budget says
     │   ├── Thrashing
     │   ├── Overloaded
     │   ├── Unloaded              an operator took it out of service
+    │   ├── CopyGone              … from this instance; others may answer
+    │   ├── Unreachable           an instance that is needed does not answer
     │   ├── ShuttingDown
     │   └── StoreUnavailable
     │       └── StoreDamaged  … and stays so until somebody moves its file aside
@@ -39,19 +47,28 @@ no traceback, no secret. How a code maps to HTTP and gRPC is one table, `codecs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ShoalError(Exception):
     """Root of the tree. `code` is stable and machine-readable; `retryable` says whether the same
-    request may succeed later without anybody changing anything."""
+    request may succeed later without anybody changing anything; `retry_after_s` (seconds) when, or
+    None where nothing is known of that."""
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    retry_after_s: float | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def worded(self, message: str) -> Self:
+        """The same error in other words."""
+        other = type(self).__new__(type(self), message)
+        other.__dict__.update(self.__dict__)
+        other.message = message
+        return other
 
 
 class InvalidRequest(ShoalError):
@@ -132,8 +149,39 @@ class NotTrusted(ArtifactError):
     code = "NOT_TRUSTED"
 
 
+class PlaceDenied(ArtifactError):
+    code = "PLACE_DENIED"
+
+
+class PlaceUnavailable(ArtifactError):
+    """A place that keeps artifacts (an object store, a web server) cannot be asked now.
+    `retry_after_s`: as the place says, else a time after which outages often have ended."""
+
+    code = "PLACE_UNAVAILABLE"
+    retryable = True
+    retry_after_s: float
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = 2.0 if retry_after_s is None else retry_after_s
+
+
 class RuntimeMissing(ArtifactError):
     code = "RUNTIME_MISSING"
+
+
+class NoSupportingRuntime(ArtifactError):
+    """KServe's reason of this name, as are the two that follow."""
+
+    code = "NO_SUPPORTING_RUNTIME"
+
+
+class RuntimeNotRecognized(ArtifactError):
+    code = "RUNTIME_NOT_RECOGNIZED"
+
+
+class RuntimeDisabled(ArtifactError):
+    code = "RUNTIME_DISABLED"
 
 
 class ModelFailed(ShoalError):
@@ -145,6 +193,7 @@ class Unavailable(ShoalError):
 
     code = "UNAVAILABLE"
     retryable = True
+    retry_after_s: float
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -164,6 +213,16 @@ class TooLarge(NoRoom):
     retryable = False
 
 
+class AcceleratorFull(NoRoom):
+    """needed_bytes: that the load would have taken there, at least."""
+
+    code = "ACCELERATOR_FULL"
+
+    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+
+
 class Thrashing(Unavailable):
     code = "THRASHING"
 
@@ -174,6 +233,14 @@ class Overloaded(Unavailable):
 
 class Unloaded(Unavailable):
     code = "UNLOADED"
+
+
+class CopyGone(Unavailable):
+    code = "COPY_GONE"
+
+
+class Unreachable(Unavailable):
+    code = "UNREACHABLE"
 
 
 class ShuttingDown(Unavailable):

@@ -15,6 +15,11 @@ class Reason(enum.StrEnum):
     PINNED = "pinned"
     FILL = "fill"  # there is free memory
     RETRY = "retry"  # an earlier load failed
+    MIN_COPIES = "min_copies"  # its registration asks for so many
+    HOT = "hot"  # it is asked for more than its copies should answer
+    STEADY = "steady"  # it is in steady use: a second copy, while there is room
+    HANDOVER = "handover"  # an instance that holds it leaves
+    BALANCE = "balance"  # an instance that holds it has much more to do than others
 
     # why a copy leaves
     ROOM = "room"  # evicted: least value a byte
@@ -23,6 +28,8 @@ class Reason(enum.StrEnum):
     REMOVED = "removed"  # its model was unregistered
     UNLOADED = "unloaded"  # by hand
     TOO_LARGE = "too_large"  # measured larger than the whole budget
+    MOVED = "moved"  # another instance holds it instead
+    SURPLUS = "surplus"  # fewer copies are enough
 
     # why a request is refused, or something waits
     NO_ROOM = "no_room"
@@ -31,3 +38,9 @@ class Reason(enum.StrEnum):
     FAILED = "failed"
     OUT_OF_SERVICE = "out_of_service"
     FELL_BACK = "fell_back"  # an older version answers, since the newest cannot be loaded
+
+    OTHER = "other"  # one that only a later release knows, of an instance of that release
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reason:
+        return cls.OTHER

@@ -49,6 +49,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     guessed: datatypes and shapes of the inputs are guesses for people, their names are certain;
         tensors pass on as they come, and the framework judges them.
     default_outputs: names returned when a request names none; empty means all.
+    optional: names of inputs that a request may leave out.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -58,3 +59,4 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     table: bool = False
     guessed: bool = False
     default_outputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()

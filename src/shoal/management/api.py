@@ -1,4 +1,4 @@
-"""Translates the operations of an instance to HTTP and JSON, under `/api/v1`.
+"""Translates the operations on instances and models to HTTP and JSON, under `/api/v1`.
 
 Decides nothing: every answer is `Control`'s. Knows neither how the server runs nor what is behind
 `Control`.
@@ -27,13 +27,21 @@ from shoal.domain.errors import (
     Unavailable,
 )
 from shoal.domain.model import ModelSpec, check_spec
+from shoal.domain.serving_runtime import ServingRuntime
 from shoal.domain.views import (
     BatchOutcome,
+    CredentialsDeleted,
+    CredentialsList,
+    CredentialsView,
+    Drained,
     EventPage,
     InstanceView,
     ModelPage,
     ModelView,
     Outcome,
+    RuntimeDeleted,
+    RuntimeList,
+    RuntimeView,
     SettingView,
     Status,
     Story,
@@ -46,6 +54,9 @@ from shoal.management.operation import json_response, operation, operations_of, 
 from shoal.management.page import Page
 from shoal.management.requests import (
     Batch,
+    Credentials,
+    DeleteRuntimeQuery,
+    DrainQuery,
     EventsQuery,
     LoadQuery,
     ModelsQuery,
@@ -53,11 +64,14 @@ from shoal.management.requests import (
     ReadQuery,
     RegisterQuery,
     UnnamedModelSpec,
+    UnnamedServingRuntime,
 )
 from shoal.node.control import Control, ModelFilter
+from shoal.node.questions import Leave
 
 API: Final = "/api/v1"
 _BATCH_BYTES: Final = 16 * 1024 * 1024  # room for 5,000 specifications with their tensors
+_CREDENTIALS_BYTES: Final = 256 * 1024  # room for the certificates of all known authorities
 _WRITES: Final = (ArtifactError, Conflict, StoreUnavailable, ShuttingDown)
 
 
@@ -121,7 +135,7 @@ class Models:
     @operation("GET", f"{API}/models/{{name}}", answers={200: ModelView}, raises=(ModelNotFound,))
     async def get_model(self, name: str) -> Response:
         """A model, with its versions and what state they are in."""
-        return json_response(self._control.model(name))
+        return json_response(await self._control.model(name))
 
     @operation("PUT", f"{API}/models/{{name}}", answers={200: ModelView}, raises=_WRITES)
     async def put_model(self, name: str, query: ReadQuery, body: UnnamedModelSpec) -> Response:
@@ -129,11 +143,7 @@ class Models:
 
         The name may be left out of the body; when it is there, it must be the path's.
         """
-        if body.name not in ("", name):
-            raise InvalidSpecification(
-                f"the path names the model {name!r}, the body {body.name!r}; "
-                "leave the name out of the body"
-            )
+        _check_same("model", name, body.name)
         spec = ModelSpec(**{**msgspec.structs.asdict(body), "name": name})
         return json_response(await self._control.register(spec, read=query.read))
 
@@ -179,7 +189,108 @@ class Models:
     )
     async def explain_model(self, name: str) -> Response:
         """Why a model is loaded, or why it is not."""
-        return json_response(self._control.explain(name))
+        return json_response(await self._control.explain(name))
+
+
+class Places:
+    """Operations on the credentials of places where artifacts lie."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    @operation(
+        "GET", f"{API}/credentials", answers={200: CredentialsList}, raises=(InvalidSpecification,)
+    )
+    async def list_credentials(self) -> Response:
+        """Named credentials, in the registry and in the files of this instance; never a value."""
+        return json_response(await self._control.list_credentials())
+
+    @operation(
+        "GET", f"{API}/credentials/{{name}}", answers={200: CredentialsView},
+        raises=(NotFound, InvalidSpecification),
+    )
+    async def get_credentials(self, name: str) -> Response:
+        """What is used under a name: the type, and which fields are set; never a value."""
+        return json_response(await self._control.credentials(name))
+
+    @operation(
+        "PUT", f"{API}/credentials/{{name}}", answers={200: CredentialsView},
+        raises=(Conflict, StoreUnavailable, ShuttingDown), max_body_bytes=_CREDENTIALS_BYTES,
+    )
+    async def put_credentials(self, name: str, body: Credentials) -> Response:
+        """Keep credentials in the registry, for all instances, or replace what is there.
+
+        What is not said is not set. Other instances know them a moment later.
+        """
+        return json_response(await self._control.set_credentials(name, body))
+
+    @operation(
+        "DELETE", f"{API}/credentials/{{name}}", answers={200: CredentialsDeleted},
+        raises=(NotFound, Conflict, InvalidSpecification, StoreUnavailable, ShuttingDown),
+    )
+    async def delete_credentials(self, name: str) -> Response:
+        """Forget credentials, also where models use them; the answer says how many do.
+
+        What is loaded or downloaded stays; what must be read again fails until there are others.
+        """
+        return json_response(await self._control.delete_credentials(name))
+
+
+class Runtimes:
+    """Operations on serving runtimes: model servers outside, and what the instances load
+    themselves."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    @operation("GET", f"{API}/runtimes", answers={200: RuntimeList})
+    async def list_runtimes(self) -> Response:
+        """What loads models: the instances themselves (`shoal`), then the declared servers."""
+        return json_response(await self._control.list_runtimes())
+
+    @operation(
+        "GET", f"{API}/runtimes/{{name}}", answers={200: RuntimeView}, raises=(NotFound,)
+    )
+    async def get_runtime(self, name: str) -> Response:
+        """A serving runtime, with its declaration."""
+        return json_response(await self._control.runtime(name))
+
+    @operation(
+        "PUT", f"{API}/runtimes/{{name}}", answers={200: RuntimeView},
+        raises=(InvalidSpecification, StoreUnavailable, ShuttingDown),
+    )
+    async def put_runtime(self, name: str, body: UnnamedServingRuntime) -> Response:
+        """Declare a serving runtime for all instances, or replace what has the name.
+
+        Models that no runtime took so far, and that this one takes, are served a moment later.
+        """
+        _check_same("runtime", name, body.name)
+        serving = ServingRuntime(**{**msgspec.structs.asdict(body), "name": name})
+        return json_response(await self._control.declare_runtime(serving))
+
+    @operation(
+        "POST", f"{API}/runtimes/{{name}}/enable", answers={200: RuntimeView},
+        raises=(NotFound, Conflict, StoreUnavailable, ShuttingDown),
+    )
+    async def enable_runtime(self, name: str) -> Response:
+        """Let models be loaded into a serving runtime again."""
+        return json_response(await self._control.enable_runtime(name, enabled=True))
+
+    @operation(
+        "POST", f"{API}/runtimes/{{name}}/disable", answers={200: RuntimeView},
+        raises=(NotFound, Conflict, StoreUnavailable, ShuttingDown),
+    )
+    async def disable_runtime(self, name: str) -> Response:
+        """Let no more models be loaded into a serving runtime. What is loaded stays."""
+        return json_response(await self._control.enable_runtime(name, enabled=False))
+
+    @operation(
+        "DELETE", f"{API}/runtimes/{{name}}", answers={200: RuntimeDeleted},
+        raises=(NotFound, Conflict, StoreUnavailable, ShuttingDown),
+    )
+    async def delete_runtime(self, name: str, query: DeleteRuntimeQuery) -> Response:
+        """Forget a serving runtime; 409 while models use it, unless forced."""
+        return json_response(await self._control.delete_runtime(name, force=query.force))
 
 
 class Instance:
@@ -190,13 +301,37 @@ class Instance:
 
     @operation("GET", f"{API}/instances", answers={200: list[InstanceView]})
     async def list_instances(self) -> Response:
-        """The serving processes and their memory."""
-        return json_response(self._control.instances())
+        """The serving processes of the mesh, their memory and how they do.
 
-    @operation("GET", f"{API}/events", answers={200: EventPage})
+        Also those that cannot be reached, with what was heard of them last.
+        """
+        return json_response(await self._control.instances())
+
+    @operation(
+        "POST",
+        f"{API}/instances/{{id}}/drain",
+        answers={200: Drained},
+        raises=(NotFound, Conflict, Unavailable),
+    )
+    async def drain_instance(self, id: str, query: DrainQuery) -> Response:  # noqa: A002 -- as in the path
+        """Have an instance hand over what it holds to the others, or come back.
+
+        It takes no more loads, counts as unready, and goes on answering what comes to it. Answers
+        when others have loaded all that was used lately, or after `timeout_s`.
+        """
+        wish = Leave(query.timeout_s, query.undo, query.stop)
+        return json_response(await self._control.drain(id, wish))
+
+    @operation(
+        "GET", f"{API}/events", answers={200: EventPage}, raises=(NotFound, Unavailable)
+    )
     async def list_events(self, query: EventsQuery) -> Response:
-        """What happened and what was decided, with the reasons, oldest first."""
-        return json_response(self._control.events(query.after, query.limit, query.model))
+        """What happened and what was decided, with the reasons, oldest first.
+
+        Of all instances in order of time, or of one.
+        """
+        return json_response(await self._control.events(
+            query.after, query.limit, query.model, query.instance))
 
     @operation("GET", f"{API}/settings", answers={200: list[SettingView]})
     async def list_settings(self) -> Response:
@@ -216,8 +351,8 @@ def create_app(control: Control, expose: Expose) -> Starlette:
     """
     description = Description()
     owners: tuple[Any, ...] = (
-        Models(control), Instance(control), description, Health(control), Metrics(expose),
-        Page(control),
+        Models(control), Places(control), Runtimes(control), Instance(control), description,
+        Health(control), Metrics(expose), Page(control),
     )
     description.operations = [each for owner in owners for each in operations_of(owner)]
     app = Starlette(
@@ -227,3 +362,11 @@ def create_app(control: Control, expose: Expose) -> Starlette:
     )
     app.router.redirect_slashes = False  # one address for each thing; a slash more is a 404
     return app
+
+
+def _check_same(kind: str, name: str, said: str) -> None:
+    """Raise InvalidSpecification when a body says another name than the path."""
+    if said not in ("", name):
+        raise InvalidSpecification(
+            f"the path names the {kind} {name!r}, the body {said!r}; leave the name out of the body"
+        )

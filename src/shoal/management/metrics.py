@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from shoal.management.operation import Media, operation
 
 # The value of the request's Accept header, to the page and its full content type.
-Expose: TypeAlias = Callable[[str], tuple[bytes, str]]
+Expose: TypeAlias = Callable[[str], tuple[bytes, str] | Awaitable[tuple[bytes, str]]]
 
 _PAGE: Final = Media(("text/plain", "application/openmetrics-text"))
 
@@ -26,5 +26,6 @@ class Metrics:
 
         In the Prometheus text format, or in OpenMetrics when the Accept header prefers it.
         """
-        page, content_type = self._expose(request.headers.get("accept", ""))
+        exposed = self._expose(request.headers.get("accept", ""))
+        page, content_type = exposed if isinstance(exposed, tuple) else await exposed
         return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})

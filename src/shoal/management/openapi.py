@@ -26,11 +26,12 @@ from shoal.domain.errors import (
     ShoalError,
 )
 from shoal.domain.model import DIGEST, MODEL_NAME, ModelSpec, VersionPolicy
+from shoal.domain.serving_runtime import PROTOCOLS, ServingRuntime, SupportedFormat
 from shoal.domain.signature import DATATYPES, TensorSpec
 from shoal.management.errors import REQUEST_ID, ErrorView
 from shoal.management.operation import SAFE_METHODS, Media, Operation, json_response, operation
 from shoal.management.reading import Schema, parameters_of
-from shoal.management.requests import UnnamedModelSpec
+from shoal.management.requests import UnnamedModelSpec, UnnamedServingRuntime
 
 _ABOUT: Final = """\
 Operate a Shoal instance: register models, load and unload them, and see what it does and why.
@@ -42,21 +43,57 @@ misspelling never passes for a success; whole numbers are written without a frac
 only ever added to answers."""
 
 _NAME: Final[Schema] = {"type": "string", "pattern": f"^{MODEL_NAME.pattern}$"}
+_IN_PATHS: Final[dict[str, Schema]] = {
+    "name": _NAME, "id": {"type": "string", "minLength": 1, "maxLength": 254},
+}
 _DATATYPE: Final[Schema] = {"enum": list(DATATYPES)}
 _EXTENT: Final[Schema] = {"type": "integer", "anyOf": [{"const": -1}, {"minimum": 1}]}
-# What `check_spec` asks of fields beyond their types.
+_MAYBE_NAME: Final[Schema] = {"pattern": f"^({MODEL_NAME.pattern})?$"}
+_WORD: Final[Schema] = {"type": "string", "pattern": "^[^\\x00]*$"}
+_PORT: Final = (
+    "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])")
+_ADDRESS: Final[Schema] = {"pattern": rf"^(unix:/[^\x00]+|[^ \t\r\n/@\x00]+:{_PORT})$"}
+# What `check_spec` and `check_serving_runtime` ask of fields beyond their types.
 _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     ModelSpec: {
         "name": _NAME,
         "uri": {"minLength": 1},
         "digest": {"pattern": f"^{DIGEST.pattern}$"},
+        "runtime": _NAME,
+        "format_version": {"minLength": 1},
+        "protocol": {"enum": list(PROTOCOLS)},
         "idle_ttl_s": {"minimum": 0},
         "memory_bytes": {"minimum": 1},
+        "accelerator_bytes": {"minimum": 1},
         "max_concurrency": {"minimum": 1},
         "max_batch_rows": {"minimum": 1},
         "max_batch_delay_ms": {"minimum": 0},
+        "min_copies": {"minimum": 0},
+        "max_copies": {"minimum": 1},
     },
-    UnnamedModelSpec: {"name": {"pattern": f"^({MODEL_NAME.pattern})?$"}},
+    UnnamedModelSpec: {"name": _MAYBE_NAME},
+    SupportedFormat: {"name": _NAME, "version": _NAME, "priority": {"minimum": 1}},
+    ServingRuntime: {
+        "formats": {"minItems": 1},
+        "protocols": {
+            "minItems": 1, "uniqueItems": True,
+            "items": {"type": "string", "enum": list(PROTOCOLS)},
+        },
+        "command": {"items": _WORD},
+        "environment": {
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+            "additionalProperties": _WORD,
+        },
+        "address": _ADDRESS,
+        "management_address": _ADDRESS,
+        "models_dir": {"pattern": "^/[^\\x00]*$"},
+        "capacity_bytes": {"minimum": 1},
+        "max_loading": {"minimum": 1},
+        "start_timeout_s": {"exclusiveMinimum": 0},
+        "load_timeout_s": {"exclusiveMinimum": 0},
+        "idle_s": {"exclusiveMinimum": 0},
+    },
+    UnnamedServingRuntime: {"name": _MAYBE_NAME},
     VersionPolicy: {"latest": {"minimum": 1}},
     TensorSpec: {"datatype": _DATATYPE, "shape": {"items": _EXTENT}},
 }
@@ -140,7 +177,7 @@ def _operation(each: Operation, schemas: dict[str, Schema]) -> Schema:
 
 def _path_parameters(each: Operation) -> Iterator[Schema]:
     for name in re.findall(r"{(\w+)}", each.declared.path):
-        yield {"name": name, "in": "path", "required": True, "schema": _NAME}
+        yield {"name": name, "in": "path", "required": True, "schema": _IN_PATHS[name]}
 
 
 def _query_parameters(each: Operation) -> Iterator[Schema]:

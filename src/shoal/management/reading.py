@@ -207,6 +207,8 @@ def _title(kind: Any) -> str:
         kind = get_args(kind)[0]
     if get_origin(kind) is list:
         return f"array of {get_args(kind)[0].__name__}"
+    if get_origin(kind) is dict:
+        return "object"
     return str(kind.__name__)
 
 

@@ -7,39 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shoal.domain.errors import InvalidSpecification
+from shoal.node.sockets import listen_on, shown
 
-_BACKLOG: Final = 128
+FLAGS: Final = "--management-port or --management-host"
+BACKLOG: Final = 128
 _MAX_CONNECTIONS: Final = 1_000  # operators and scrapers are few; beyond it answers 503
 _IDLE_TIMEOUT_S: Final = 75  # longer than the 60 s of common load balancers: they close first
 _CUT_TIMEOUT_S: Final = 1.0  # for cancelled requests to say so
-_WAYS_OUT: Final = {
-    errno.EADDRINUSE: "the port is in use: stop what listens there, or take another",
-    errno.EACCES: "the port needs privileges: take one above 1023",
-    errno.EADDRNOTAVAIL: "no network interface has this address: take another",
-}
-_NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class ManagementServer:
     """One listening server; to be started once and stopped once.
 
-    host: a name or an address; port: 0 takes any free one.
+    host: a name or an address; port: 0 takes any free one. sockets: what to listen on instead, from
+    `node.sockets`; the server closes them.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str = "", port: int = 0, *, sockets: Sequence[socket.socket] = ()
+    ) -> None:
         self._host, self._port = host, port
+        self._sockets = list(sockets)
         self._ending = _Ending(app)
         self._server = _Server(
             uvicorn.Config(
@@ -54,7 +51,7 @@ class ManagementServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 limit_concurrency=_MAX_CONNECTIONS,
                 timeout_keep_alive=_IDLE_TIMEOUT_S,
             )
@@ -64,7 +61,7 @@ class ManagementServer:
     @property
     def address(self) -> str:
         """`host:port`, the port that was taken once started; an IPv6 address in brackets."""
-        return _address(self._host, self._port)
+        return shown(self._host, self._port)
 
     async def start(self) -> None:
         """Listen and serve; returns when connections are accepted.
@@ -72,8 +69,10 @@ class ManagementServer:
         Raises InvalidSpecification when it cannot listen there.
         """
         assert self._serving is None, "a server starts once"
-        sockets = await _listen(self._host, self._port)
-        self._port = sockets[0].getsockname()[1]
+        sockets = self._sockets or await listen_on(
+            self._host, self._port, FLAGS, BACKLOG)
+        if sockets[0].family != socket.AF_UNIX:
+            self._port = sockets[0].getsockname()[1]
         self._serving = asyncio.create_task(self._server.serve(sockets), name="management server")
         listening = asyncio.ensure_future(self._server.listening.wait())
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,57 +138,3 @@ class _Ending:
         except asyncio.CancelledError:
             if not self.cutting:
                 raise
-
-
-async def _listen(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets on every address of `host`, all on one port."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:  # the latter for labels no name can have
-        cause = getattr(error, "strerror", None) or "this is no host name"
-        raise InvalidSpecification(
-            f"management cannot listen on {_address(host, port)}: {cause}; "
-            "set --management-host to an address of this machine"
-        ) from None
-    sockets: list[socket.socket] = []
-    refusal: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
-        try:
-            sockets.append(_listener(family, (address[0], port, *address[2:])))
-            port = sockets[0].getsockname()[1]
-        except OSError as error:
-            refusal = error
-            if error.errno not in _NO_SUCH_ADDRESS:
-                break  # a name may stand for addresses that are not there, not for taken ones
-    else:
-        if sockets:
-            return sockets
-    assert refusal is not None
-    for opened in sockets:
-        opened.close()
-    code = refusal.errno or 0
-    raise InvalidSpecification(
-        f"management cannot listen on {_address(host, port)}: "
-        f"{_WAYS_OUT.get(code) or os.strerror(code)}; "
-        "set --management-port or --management-host"
-    )
-
-
-def _listener(family: int, address: tuple[str | int, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shoal.domain.views import Latency
-from shoal.observability.window import RollingWindow
+from shoal.observability.window import Counts, RollingWindow
 
 LATENCY_SPAN_S: Final = 300.0
 RATE_SPAN_S: Final = 60.0
@@ -41,6 +41,11 @@ class Activity:
         rate.mean_s = busy_s / count
         rate.at = now
 
+    def rate(self, name: str, now: float) -> float:
+        """Requests a second to a model over the last minute."""
+        rate = self._rates.get(name)
+        return 0.0 if rate is None else rate.per_s * math.exp(-(now - rate.at) / RATE_SPAN_S)
+
     def busiest(self, limit: int, now: float) -> list[tuple[str, float, float]]:
         """Name, requests a second over the last minute, mean seconds in the model."""
         rates = {
@@ -53,8 +58,8 @@ class Activity:
         return [(name, rates[name], self._rates[name].mean_s) for name in first]
 
 
-def latency_view(window: RollingWindow, now: float) -> Latency:
+def latency_view(counts: Counts) -> Latency:
     return Latency(
-        p50=window.quantile(0.5, now), p90=window.quantile(0.9, now),
-        p99=window.quantile(0.99, now), max=window.max(now),
+        p50=counts.quantile(0.5), p90=counts.quantile(0.9), p99=counts.quantile(0.99),
+        max=counts.max(),
     )

@@ -122,14 +122,10 @@ class Bulk:
             told.append(Registered(each.name, True, unchanged=unchanged))
             if turns.is_over():
                 await turns.rest()
-        if not fresh:
-            return told
-        try:
-            await replica.put_all(fresh)
-        except ShoalError as error:
-            names = {record.name for record in fresh}
-            return [_failed(each.name, error) if each.name in names else each for each in told]
-        return told
+        failed = await replica.put_all(fresh)
+        return [
+            _failed(each.name, failed[each.name]) if each.name in failed else each for each in told
+        ]
 
     def _declare_again(self, record: ModelRecord) -> None:
         """Declared anew is tried anew, and back in service."""

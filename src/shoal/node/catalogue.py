@@ -1,5 +1,8 @@
 """Looks through all models for those that somebody wants to see, in turns with everything else.
 
+Every instance knows all declarations. What state their models are in is known to their homes, and
+what those told is an argument.
+
 A page without a filter costs only its own models. With one, every model that may match is looked
 at for the first page, since the total is asked for; pages behind it go on from where they begin.
 """
@@ -7,7 +10,7 @@ at for the first page, since the total is asked for; pages behind it go on from 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -29,7 +32,9 @@ class Catalogue:
         self._instance = instance
         self._totals: OrderedDict[ModelFilter, tuple[float, int]] = OrderedDict()
 
-    async def page(self, wanted: ModelFilter) -> ModelPage:
+    async def page(self, wanted: ModelFilter, told: Mapping[str, State] | None = None) -> ModelPage:
+        """As this instance sees the models. told: by other homes, of models that are in the state
+        that is wanted, or for `cold` are not."""
         if wanted == ModelFilter(after=wanted.after, limit=wanted.limit):
             names = islice(self._instance.replica.names_after(wanted.after), wanted.limit + 1)
             found = [each for name in names if (each := self._instance.replica.get(name))]
@@ -38,10 +43,11 @@ class Catalogue:
         found = []
         count = 0
         turns = Turns()
-        for name in self._candidates(wanted, None if total is None else wanted.after):
+        told = told or {}
+        for name in self._candidates(wanted, None if total is None else wanted.after, told):
             if turns.is_over():
                 await turns.rest()
-            record = self._matching(name, wanted)
+            record = self._matching(name, wanted, told)
             if record is None:
                 continue
             count += 1
@@ -54,17 +60,24 @@ class Catalogue:
             self._remember(wanted, count)
         return await self._page(found, total, wanted.limit)
 
-    async def by_state(self) -> dict[str, int]:
-        """Models by the state of their default version. What is not in play is not looked at."""
+    async def in_play(self) -> dict[str, int]:
+        """Models that this instance decides about, by the state of their default version. What is
+        not in play, and so cold or invalid, is not counted."""
         instance = self._instance
         states: Counter[State] = Counter()
         turns = Turns()
         for name in list(instance.core.models):
             play = instance.core.models.get(name)
-            if play is not None and name in instance.replica:
+            if play is not None and instance.core.decides_about(name):
                 states[story.state_of_model(instance, play.record)] += 1
             if turns.is_over():
                 await turns.rest()
+        return {state.value: count for state, count in states.items()}
+
+    def by_state(self, in_play: Mapping[str, int]) -> dict[str, int]:
+        """All models. in_play: what all homes together count."""
+        instance = self._instance
+        states = Counter(in_play)
         states[State.INVALID] += len(instance.invalid - instance.core.models.keys())
         states[State.COLD] += max(len(instance.replica) - states.total(), 0)
         return {state.value: states[state] for state in State if states[state]}
@@ -79,12 +92,14 @@ class Catalogue:
                 await turns.rest()
         return ModelPage(models, total, models[-1].name if len(records) > limit else None)
 
-    def _candidates(self, wanted: ModelFilter, after: str | None) -> Iterator[str]:
+    def _candidates(
+        self, wanted: ModelFilter, after: str | None, told: Mapping[str, State]
+    ) -> Iterator[str]:
         """Names in order that may match, at least from behind `after`."""
         instance = self._instance
         some: Iterable[str]
         if wanted.state in _IN_PLAY:
-            some = instance.core.models
+            some = instance.core.models.keys() | told.keys()
         elif wanted.state is State.INVALID:
             some = instance.invalid
         else:
@@ -94,7 +109,9 @@ class Catalogue:
             if after is None or name > after:
                 yield name
 
-    def _matching(self, name: str, wanted: ModelFilter) -> ModelRecord | None:
+    def _matching(
+        self, name: str, wanted: ModelFilter, told: Mapping[str, State]
+    ) -> ModelRecord | None:
         if wanted.contains is not None and wanted.contains not in name:
             return None
         record = self._instance.replica.get(name)
@@ -107,7 +124,8 @@ class Catalogue:
             and (wanted.format is None
                  or any(each.format == wanted.format for each in record.revisions))
             and (wanted.state is None
-                 or story.state_of_model(self._instance, record) is wanted.state)
+                 or (told.get(name) or story.state_of_model(self._instance, record))
+                 is wanted.state)
         )
         return record if matches else None
 

@@ -15,10 +15,12 @@ import msgspec
 
 from shoal.node import records
 from shoal.node.usage import UsageTable, unpack
-from shoal.ports import KVStore, Listing
+from shoal.ports import Entry, KVStore, Listing
 
 MODELS: Final = "models/"
 USAGE: Final = "usage/"
+CREDENTIALS: Final = "credentials/"
+RUNTIMES: Final = "runtimes/"
 PAGE: Final = 2_000  # entries, some milliseconds of work
 
 
@@ -26,7 +28,8 @@ PAGE: Final = 2_000  # entries, some milliseconds of work
 class Contents:
     """encoded: records by name (see `records`). younger: the names whose records were written
     behind `revision`, and at which. unreadable: what is wrong with other records, by name.
-    unreadable_usage: the same of what is said of their use."""
+    unreadable_usage: the same of what is said of their use. credentials, runtimes: as they
+    are stored."""
 
     revision: int = 0
     encoded: dict[str, bytes] = field(default_factory=dict)
@@ -35,6 +38,8 @@ class Contents:
     unreadable: dict[str, str] = field(default_factory=dict)
     usage: UsageTable = field(default_factory=UsageTable)
     unreadable_usage: list[str] = field(default_factory=list)
+    credentials: list[Entry] = field(default_factory=list, repr=False)
+    runtimes: list[Entry] = field(default_factory=list)
 
 
 async def read_contents(store: KVStore) -> Contents:
@@ -49,6 +54,10 @@ async def read_contents(store: KVStore) -> Contents:
                 contents.unreadable_usage.append(
                     f"registry record {entry.key!r} is not readable and is ignored: {error}"
                 )
+    async for listing in _pages(store, CREDENTIALS):
+        contents.credentials += listing.entries
+    async for listing in _pages(store, RUNTIMES):
+        contents.runtimes += listing.entries
     return contents
 
 

@@ -6,53 +6,55 @@ Owns the hot path's tables, the loops, the threads and the waiting requests. Dec
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from shoal.core.copies import CopyState, Urgency
+import msgspec
+
+from shoal.codecs import foreign
 from shoal.core.node import Core
 from shoal.core.options import Options
 from shoal.domain import commands as do
 from shoal.domain import events as on
+from shoal.domain.accelerators import PoolBudget
 from shoal.domain.errors import LoadFailed, ModelNotFound, ShoalError, Unavailable, VersionNotFound
-from shoal.domain.events import served
-from shoal.domain.model import ModelRecord, Revision
-from shoal.domain.reasons import Reason
+from shoal.domain.events import Miss, served
+from shoal.domain.mesh import Member, Message
+from shoal.domain.model import ModelRecord
 from shoal.node.activity import Activity
 from shoal.node.contents import Contents
+from shoal.node.copies import Around, Copies
+from shoal.node.elsewhere import Elsewhere, Tables
+from shoal.node.filling import Filling
 from shoal.node.journal import Journal
+from shoal.node.leaking import LeakWatch
 from shoal.node.live import LiveCopy, Running
-from shoal.node.loader import Loaded, Loader
-from shoal.node.machine import resident_bytes, trim_heap
-from shoal.node.optimizing import Optimizer
+from shoal.node.loader import Loader
+from shoal.node.machine import ProcessorShare
+from shoal.node.records import FOLDER
 from shoal.node.replica import Replica
-from shoal.node.resident import Resident
-from shoal.node.threads import nicely, run_apart
 from shoal.node.tickets import Tickets
 from shoal.node.turns import Turns
-from shoal.node.usage import Usage
 from shoal.observability.logs import get_logger
 from shoal.observability.metrics import Metrics
-from shoal.ports import Clock, KVStore
+from shoal.ports import Clock, KVStore, Peers
 from shoal.settings import Settings
 
 TICK_S: Final = 1.0
-FILL_QUEUE: Final = 32  # loads queued at once to fill free memory
 _REPORTED: Final = 128  # copies whose uses are looked at in one go
-FILL_BATCHES: Final = 8  # looked at in one go when nothing of them fits
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Message)
 
 log = get_logger("shoal.node")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `app` composes an instance of. contents: of the store; None: not read yet."""
+    """What `app` composes an instance of. id: its name in the mesh. contents: of the store; None:
+    not read yet. pools, accelerators, accelerated_formats: as in `core.options`."""
 
     store: KVStore
     loader: Loader
@@ -60,63 +62,83 @@ class Parts:
     metrics: Metrics
     clock: Clock
     budget_bytes: int
+    id: str = "here"
     contents: Contents | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    revision: Revision
-    future: Future[Loaded]
-    since: float
+    pools: tuple[PoolBudget, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    accelerated_formats: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Instance:
-    """`default` and `versioned` are the hot path's tables: a ready copy by name, and by name and
-    version. What is not in them is got by `acquire`."""
+    """`tables` are the hot path's: who answers for a name. What is not in them is got by
+    `acquire`. `peers`: how other instances are reached; None: this one is alone."""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self.settings = settings
         self.clock = parts.clock
         self.metrics = parts.metrics
         self.loader = parts.loader
-        self.core = Core(_options(settings, parts.budget_bytes))
         self.journal = Journal(parts.clock)
         self.activity = Activity()
-        self.optimizer = Optimizer(settings.load.optimize, self.journal, self._from_thread)
         self.replica = Replica(
             parts.store, self._on_declaration,
             lambda message: self.journal.note("registry_problem", message),
         )
-        self.default: dict[str, LiveCopy] = {}
-        self.versioned: dict[tuple[str, int], LiveCopy] = {}
-        self.live: dict[str, LiveCopy] = {}  # by revision
+        self.core = Core(_options(settings, parts), self.replica.get)
+        self.copies = Copies(
+            Around(
+                settings=settings, loader=parts.loader, running=parts.running,
+                metrics=parts.metrics, clock=parts.clock, journal=self.journal,
+                activity=self.activity, replica=self.replica, send=self.send,
+            ),
+            self._offer_fill,
+        )
+        self.filling = Filling(settings.cache.fill, self.core, self.replica, self.send)
+        self.tables = Tables()
+        self.find: Final = self.tables.find
+        self.peers: Peers | None = None
+        self.unreached: dict[str, tuple[float, str]] = {}  # instances: since when (epoch), and why
         self.on_removed: Callable[[str], None] | None = None  # called soon after, with the name
+        # Called by any thread with what was read here to be declared.
+        self.on_declared: Callable[[ModelRecord], None] | None = None
         self.starting = True  # not all folders are read yet, so names may be unknown
         self.draining = False
+        self.leaving = False  # others take over, so it should get no new clients
         self.registry_problem: str | None = None
+        self.leak: str | None = None  # memory that no model is booked for, in a sentence
+        # Called once a second with what leaks, in words that follow "the process".
+        self.on_look: Callable[[str | None], None] | None = None
         self.invalid: set[str] = set()  # models of which nothing can be served
         self._parts = parts
-        self._loads: dict[str, _Load] = {}  # under way, by revision
-        self._hanging: dict[str, _Load] = {}  # given up, but their threads have not ended
         self._loop = asyncio.get_running_loop()
         self.tickets = Tickets(lambda ticket: self.send(on.TicketAbandoned(ticket)))
-        self._to_fill: deque[str] = deque()
-        self._never_used: Iterator[str] = iter(())  # to fill with when `_to_fill` is empty
-        self._baseline_bytes = resident_bytes()
-        self._trim_wanted = False
-        self._resident = Resident()
-        self._load_nicely = nicely(self.settings.request.thread_niceness, parts.loader.load)
+        self._load = ProcessorShare()
+        recycle = settings.recycle
+        self._leaks = LeakWatch(recycle.max_leak_share, recycle.leak_s, parts.budget_bytes)
+        self._handed_over: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def live(self) -> dict[str, LiveCopy]:
+        """Ready copies of this instance, by revision."""
+        return self.copies.live
+
+    @property
+    def unbooked_bytes(self) -> int:
+        """What the process grew by beyond what its copies are booked for."""
+        return max(self.copies.grown_bytes - self.core.cache.ledger.booked_bytes, 0)
 
     # --- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Read the registry and begin to fill the cache. Raises StoreUnavailable."""
         pinned = await self.replica.start(self._parts.contents)
+        self.copies.begin()
         turns = Turns()
-        for name, usage in self.replica.usage.items():
-            if usage.size_bytes and name in self.replica:
-                self.send(on.SizeRemembered(usage.artifact_digest, usage.size_bytes))
+        for usage in self.replica.usage.values():  # also of folders, which are read later
+            if usage.size_bytes:
+                self.send(on.SizeRemembered(
+                    usage.artifact_digest, usage.size_bytes, usage.accelerator_bytes))
             if turns.is_over():
                 await turns.rest()
         for name in pinned:
@@ -127,22 +149,11 @@ class Instance:
             asyncio.create_task(self._save_usage_for_ever()),
         ]
 
-    def fill(self) -> None:
-        """Offer what is registered to the core, the most recently used first."""
-        if self.settings.cache.fill == "none":
-            return
-        used = self.replica.by_last_use()
-        self._to_fill = deque(used)
-        if self.settings.cache.fill == "all":
-            before = set(used)
-            names = self.replica.names_after(None)
-            self._never_used = (name for name in names if name not in before)
-        self._offer_fill()
-
     def drain(self) -> None:
         """Take no more requests that would have to wait; what has begun goes on."""
         self.draining = True
-        self.tickets.drain()
+        if self.peers is None:  # else others may answer
+            self.tickets.drain()
 
     async def stop(self) -> None:
         """Stop the loops and threads, save what was used. Requests must have ended."""
@@ -150,10 +161,10 @@ class Instance:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._report_uses(self.live.values())
+        self.copies.report_uses(self.live.values(), TICK_S)
         await self.replica.stop()
         self.tickets.close()
-        self._resident.give_back()
+        self.copies.stop()
         self._parts.running.pool.shutdown(wait=False, cancel_futures=True)
 
     # --- requests -------------------------------------------------------------------------------
@@ -169,40 +180,55 @@ class Instance:
             raise ModelNotFound(f"model {name!r} is not registered")
         return record
 
-    def find(self, name: str, version: int | None) -> LiveCopy | None:
-        """The ready copy that answers requests for `name` now; None: `acquire` one."""
-        if version is None:
-            return self.default.get(name)
-        return self.versioned.get((name, version))
+    def elsewhere(self, name: str, version: int | None) -> Elsewhere | None:
+        """The other instances that answer for `name`, as far as it is known here."""
+        return self.tables.elsewhere.get((name, version))
 
-    async def acquire(self, name: str, version: int | None, timeout_s: float) -> LiveCopy:
-        """A ready copy, loaded if need be; the caller must `release` it.
+    async def acquire(
+        self, name: str, version: int | None, timeout_s: float, *, attempt: int = 0,
+        miss: Miss | None = None,
+    ) -> LiveCopy | Elsewhere:
+        """A ready copy, loaded if need be, which the caller must `release`; or the instances that
+        have one or load it now.
 
-        Raises ModelNotFound, VersionNotFound, Unavailable and its kinds, DeadlineExceeded.
+        attempt: how often the request was forwarded; miss: how that ended. Raises ModelNotFound,
+        VersionNotFound, Unavailable and its kinds, DeadlineExceeded.
         """
         record = self.record(name)
         if served(record, version) is None:
             raise _not_served(record, version)
         ticket = self.tickets.issue()
-        self.send(on.CopyRequested(ticket, record, version))
-        copy = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
-        assert copy is not None
-        return copy
+        self.send(on.CopyRequested(ticket, name, version, attempt, miss))
+        found = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
+        assert found is not None
+        return found
+
+    async def acquire_here(self, revision: str, timeout_s: float) -> LiveCopy:
+        """The copy of a revision for which another instance forwarded a request; the caller must
+        `release` it. Raises CopyGone, and as `acquire`."""
+        ticket = self.tickets.issue()
+        self.send(on.ForwardReceived(ticket, revision))
+        found = await self.tickets.wait(ticket, timeout_s, f"revision {revision!r}")
+        assert isinstance(found, LiveCopy)
+        return found
 
     async def ask(self, event: type[on.LoadAsked | on.UnloadAsked], name: str,
-                  version: int | None, timeout_s: float | None) -> None:
-        """Load or unload by hand. timeout_s: how long to wait for the outcome; None: not at all."""
+                  version: int | None, timeout_s: float | None) -> Elsewhere | None:
+        """Load or unload by hand. timeout_s: how long to wait for the outcome; None: not at all.
+        Where others have the copy, or load it now, it says who."""
         record = self.record(name)
         if served(record, version) is None and (version is not None or event is on.LoadAsked):
             raise _not_served(record, version)
         ticket = self.tickets.issue()
-        self.send(event(ticket, record, version))
+        self.send(event(ticket, name, version))
         if timeout_s is None:
             self.tickets.forget(ticket)
-            return
-        copy = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
-        if copy is not None:
-            copy.release()
+            return None
+        found = await self.tickets.wait(ticket, timeout_s, f"model {name!r}")
+        if isinstance(found, LiveCopy):
+            found.release()
+            return None
+        return found
 
     # --- declarations ---------------------------------------------------------------------------
 
@@ -226,14 +252,19 @@ class Instance:
         elif alone:
             self.journal.note("declared", f"model {name!r} is registered with {what}", model=name)
         self.send(on.ModelDeclared(record))
-        if self.settings.cache.fill == "all" and not self.starting and not record.spec.pin:
-            self._to_fill.append(name)
-            self._offer_fill()
+        if not self.starting and not record.spec.pin:
+            self.filling.declared(name)
 
     def note_registry_problem(self, message: str) -> None:
         """Something that operators should know of the registry until the next start."""
         self.registry_problem = message
         self.journal.note("registry_problem", message)
+
+    def note_serving_problem(self, message: str) -> None:
+        self.journal.note("runtime_problem", message)
+
+    def note_mesh_problem(self, message: str) -> None:
+        self.journal.note("mesh_problem", message)
 
     # --- events in, commands out ----------------------------------------------------------------
 
@@ -244,146 +275,86 @@ class Instance:
 
     def _obey(self, command: do.Command) -> None:
         match command:
-            case do.Route(name, None, revision):
-                self.default[name] = self.live[revision]
+            case do.Tell(instance, message):
+                if self.peers is not None:
+                    self.peers.tell(instance, _ENCODER.encode(message))
             case do.Route(name, version, revision):
-                assert version is not None
-                self.versioned[name, version] = self.live[revision]
-            case do.Unroute(name, None):
-                del self.default[name]
+                self.tables.route(name, version, self.live[revision])
+            case do.RouteElsewhere(name, version, revision, holders):
+                self.tables.route_elsewhere(name, version, Elsewhere(revision, holders))
             case do.Unroute(name, version):
-                assert version is not None
-                del self.versioned[name, version]
+                self.tables.unroute(name, version)
             case do.LoadCopy():
-                self._load(command)
+                self.copies.load(command)
             case do.UnloadCopy():
-                self._unload(command)
+                self.copies.unload(command)
+                self._look_if_handed_over()
             case do.Answer(ticket, revision):
                 self.tickets.answer(ticket, self.live[revision] if revision else None)
+            case do.AnswerElsewhere(ticket, revision, holders, ready):
+                self.tickets.answer(ticket, Elsewhere(revision, holders, ready=ready))
             case do.Refuse():
                 self.tickets.refuse(command)
             case do.Note(kind, model, revision, reason, message):
                 self.journal.note(kind, message, model=model, revision=revision, reason=reason)
+            case do.Wake(after_s):
+                self._loop.call_later(after_s, self.send, on.Ticked())
 
-    # --- loads and unloads ----------------------------------------------------------------------
+    # --- the mesh -------------------------------------------------------------------------------
 
-    def _load(self, command: do.LoadCopy) -> None:
-        revision = command.revision
-        self.journal.note("load_started", f"model {revision.model!r} version {revision.version} is "
-                          "being loaded", model=revision.model, revision=revision.id,
-                          reason=command.reason)
-        if revision.id in self._hanging:
-            self._loop.call_soon(
-                self._load_failed, revision,
-                LoadFailed("an earlier load of it still hangs; repair what it waits for"))
+    def told(self, sender: str, message: bytes) -> None:
+        """Another instance said something. What a later release says and this one does not know is
+        ignored."""
+        try:
+            decoded = foreign.read(_DECODER, message)
+        except msgspec.DecodeError as error:
+            log.debug("a message is not understood", sender=sender, problem=str(error))
             return
-        load = run_apart("shoal-load", self._load_nicely, revision)
-        self._loads[revision.id] = _Load(revision, load, self.clock.monotonic())
-        load.add_done_callback(
-            lambda done: self._from_thread(self._load_ended, revision, done)
-        )
+        self.send(on.Told(sender, decoded))
 
-    def _load_ended(self, revision: Revision, load: Future[Loaded]) -> None:
-        hanging = self._hanging.get(revision.id)
-        if hanging is not None and hanging.future is load:
-            self._load_ended_late(self._hanging.pop(revision.id))
-            return
-        del self._loads[revision.id]
-        error = load.exception()
-        if error is not None:
-            self._load_failed(revision, error)
-        else:
-            self._loaded(revision, load.result())
-        self._offer_fill()
+    def members_changed(
+        self, members: tuple[Member, ...], view: int, unlinked: tuple[str, ...]
+    ) -> None:
+        known = {each.id for each in members}
+        for gone in self.unreached.keys() - known:
+            del self.unreached[gone]
+        self.send(on.MembersChanged(members, view, unlinked))
+        if not self.starting:
+            self.filling.begin()
 
-    def _load_failed(self, revision: Revision, error: BaseException) -> None:
-        message = error.message if isinstance(error, ShoalError) else repr(error)
-        message = message.removeprefix(f"model {revision.model!r}: ")
-        code = error.code if isinstance(error, ShoalError) else "INTERNAL"
-        self.metrics.load_failed(code)
-        self.send(on.CopyLoadFailed(
-            revision.id, code, f"model {revision.model!r} version {revision.version} could not "
-            f"be loaded: {message}"))
+    def is_of_folder(self, record: ModelRecord) -> bool:
+        """Is it declared by a folder that this instance, or another one, watches now?"""
+        if not record.origin.startswith(FOLDER):
+            return False
+        return self.replica.is_local(record.name) or any(
+            record.origin in each.folders for each in self.core.view.members.values())
 
-    def _loaded(self, revision: Revision, loaded: Loaded) -> None:
-        copy = LiveCopy(revision, loaded.model, self._parts.running)
-        copy.size_bytes = loaded.size_bytes
-        copy.tell = partial(
-            self.journal.note, "batching_stopped", model=revision.model, revision=revision.id
-        )
-        self.live[revision.id] = copy
-        self._resident.came()
-        self._baseline_bytes += loaded.framework_bytes
-        self.metrics.loaded(loaded.load_s, loaded.size_bytes)
-        for note in loaded.notes:
-            self.journal.note("runtime_note", note, model=revision.model, revision=revision.id)
-        self.journal.note(
-            "loaded", f"model {revision.model!r} version {revision.version} was loaded in "
-            f"{loaded.load_s:.3f} s and takes {loaded.size_bytes:,} bytes",
-            model=revision.model, revision=revision.id)
-        self.send(on.CopyLoaded(revision.id, loaded.size_bytes, loaded.load_s))
+    def peer_up(self, instance: str) -> None:
+        self.unreached.pop(instance, None)
+        self.send(on.PeerUp(instance))
 
-    def _give_up_hanging_loads(self) -> None:
-        """A load that does not end must not keep its place from others."""
-        most_s = self.settings.load.timeout_s
-        due = self.clock.monotonic() - most_s
-        for load in [load for load in self._loads.values() if load.since <= due]:
-            revision = load.revision
-            self._hanging[revision.id] = self._loads.pop(revision.id)
-            self._load_failed(revision, LoadFailed(
-                f"it has not ended after {most_s:g} s (load.timeout_s), and goes on without "
-                "anybody waiting for it; raise load.timeout_s if it only needs longer"))
+    def peer_down(self, instance: str, why: str) -> None:
+        since, _ = self.unreached.get(instance, (self.clock.wall(), ""))
+        self.unreached[instance] = since, why
+        self.journal.note("peer_lost", f"instance {instance!r} cannot be reached: {why}")
+        self.send(on.PeerDown(instance))
 
-    def _load_ended_late(self, load: _Load) -> None:
-        revision = load.revision
-        took_s = self.clock.monotonic() - load.since
-        self.journal.note(
-            "runtime_note", f"the load of model {revision.model!r} version {revision.version} that "
-            f"was given up ended after {took_s:.0f} s; its outcome is not used",
-            model=revision.model, revision=revision.id)
-        if load.future.exception() is None:
-            run_apart("shoal-close", self._parts.loader.close, load.future.result().model)
+    async def hand_over(self, timeout_s: float) -> int:
+        """Wait until what was used lately is loaded on other instances, which know that this one
+        is about to leave; how many copies were left after `timeout_s` seconds."""
+        self._handed_over = asyncio.Event()
+        self.copies.report_uses(self.live.values(), TICK_S)  # what was used just now is hot too
+        self._look_if_handed_over()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._handed_over.wait()
+        except TimeoutError:
+            pass
+        return self.core.hot
 
-    def _unload(self, command: do.UnloadCopy) -> None:
-        copy = self.live.pop(command.revision)
-        self._resident.leaves(self.clock.monotonic())
-        self.optimizer.forget(copy)
-        revision = copy.revision
-        if command.reason is Reason.ROOM:
-            self.metrics.evicted(command.reason)
-        else:
-            self.metrics.unloaded(command.reason)
-        self.journal.note(
-            "evicted" if command.reason is Reason.ROOM else "unloaded",
-            f"model {revision.model!r} version {revision.version} leaves memory",
-            model=revision.model, revision=revision.id, reason=command.reason)
-        self._report_use(copy, self.clock.monotonic(), 0.0)
-        copy.when_idle(lambda: self._close(copy))
-
-    def _close(self, copy: LiveCopy) -> None:
-        """Nothing runs in it any more: give its memory back."""
-        copy.when_idle(_nothing)
-        # Even a small one on a thread: closing may run people's code.
-        close = run_apart("shoal-close", self._parts.loader.close, copy.model)
-        close.add_done_callback(lambda done: self._from_thread(self._closed, copy, done))
-
-    def _closed(self, copy: LiveCopy, close: Future[None]) -> None:
-        if (error := close.exception()) is not None:
-            self.journal.note("runtime_note", f"model {copy.revision.model!r} could not be closed "
-                              f"cleanly: {error!r}", model=copy.revision.model)
-        self._trim_wanted = True
-        revision = copy.revision.id
-        if revision not in {each.id for each in self._revisions(copy.revision.model)}:
-            self._parts.loader.forget(revision)
-        self.send(on.CopyUnloaded(revision))
-
-    def _revisions(self, name: str) -> tuple[Revision, ...]:
-        record = self.replica.get(name)
-        return record.revisions if record is not None else ()
-
-    def _from_thread(self, act: object, *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, nobody is interested
-            self._loop.call_soon_threadsafe(act, *arguments)  # type: ignore[arg-type]
+    def _look_if_handed_over(self) -> None:
+        if self._handed_over is not None and not self.core.hot:
+            self._handed_over.set()
 
     # --- loops ----------------------------------------------------------------------------------
 
@@ -403,72 +374,36 @@ class Instance:
         turns = Turns()
         copies = iter(list(self.live.values()))
         while some := list(islice(copies, _REPORTED)):
-            self._report_uses(some, span_s)
+            self.copies.report_uses(some, span_s)
             if turns.is_over():
                 await turns.rest()
-        self._give_up_hanging_loads()
-        grown = max(resident_bytes() - self._baseline_bytes, 0)
-        self.send(on.MemoryMeasured(grown))
+        self.send(on.MemoryMeasured(self.copies.grown_bytes, self._held_on_accelerators()))
+        if self.on_look is not None:
+            self.on_look(self._leaks.look(self.unbooked_bytes, self.clock.monotonic()))
+        if self.peers is not None:
+            self._measure()
         self.send(on.Ticked())
+        self.copies.tick()
+        self._look_if_handed_over()
         self._offer_fill()
-        self._resident.tick(self.clock.monotonic())
-        if self._trim_wanted:
-            self._trim_wanted = False
-            run_apart("shoal-trim", trim_heap)
 
-    def _report_uses(self, copies: Iterable[LiveCopy], span_s: float = TICK_S) -> None:
-        now = self.clock.monotonic()
-        uses = [use for copy in copies if (use := self._report_use(copy, now, span_s))]
-        if uses:
-            self.send(on.UsesReported(tuple(uses)))
+    def _held_on_accelerators(self) -> tuple[tuple[str, int], ...]:
+        """By frameworks, as far as they tell."""
+        return tuple([
+            (pool.name, held) for pool in self._parts.pools
+            if (held := self.loader.held_on(pool.name)) is not None
+        ])
 
-    def _report_use(self, copy: LiveCopy, now: float, span_s: float) -> on.Use | None:
-        """What a copy did since the last report; remembers its last use for the next start."""
-        count = copy.uses - copy.reported_uses
-        if count == 0:
-            return None
-        busy_s = copy.busy_s - copy.reported_s
-        copy.reported_uses, copy.reported_s = copy.uses, copy.busy_s
-        self.optimizer.consider(copy)
-        name = copy.revision.model
-        self.activity.tick(name, count, busy_s, span_s or TICK_S, now)
-        used_at = self.clock.wall() - (now - copy.last_used)
-        self.replica.used(
-            name, Usage(round(used_at, 3), copy.revision.artifact_digest, copy.size_bytes)
-        )
-        return on.Use(copy.revision.id, count, copy.last_used)
+    def _measure(self) -> None:
+        """What other instances want to know of this one."""
+        self.send(on.FiguresMeasured(self._load.since_last(), len(self.tickets)))
+        names, count = self.tables.forwarded()
+        if names:
+            self.send(on.ForwardsReported(names, count))
 
     def _offer_fill(self) -> None:
-        """Let the core queue loads for free memory, a few at a time, in their order.
-
-        What does not fit is offered again once the loads under way are done: they teach how large
-        a format's models are. What does not fit then is left to requests.
-        """
-        cache = self.core.cache
-        under_way = cache.queue.count(Urgency.FILL) + cache.ledger.count[CopyState.LOADING]
-        if self.draining or self.starting or under_way > FILL_QUEUE // 2:
-            return
-        for _ in range(FILL_BATCHES):
-            if cache.room_to_fill_bytes <= 0 or not (names := self._next_to_fill()):
-                break
-            records = [record for name in names if (record := self._fillable(name)) is not None]
-            self.send(on.FillOffered(tuple(records)))
-            left = [each.name for each in records if each.name not in self.core.models]
-            if under_way or len(left) < len(records):
-                self._to_fill.extendleft(reversed(left))
-                break
-
-    def _fillable(self, name: str) -> ModelRecord | None:
-        """Files that nobody has read may not be there: who asks for the model finds out."""
-        record = self.replica.get(name)
-        if record is None or not record.revisions:
-            return None
-        unread = record.revisions[-1].files_bytes == 0 and name not in self.replica.usage
-        return None if unread else record
-
-    def _next_to_fill(self) -> list[str]:
-        names = [self._to_fill.popleft() for _ in range(min(FILL_QUEUE, len(self._to_fill)))]
-        return names or list(islice(self._never_used, FILL_QUEUE))
+        if not self.draining and not self.starting:
+            self.filling.offer()
 
     async def _save_usage_for_ever(self) -> None:
         while True:
@@ -476,19 +411,21 @@ class Instance:
             await self.replica.save_usage()
 
 
-def _options(settings: Settings, budget_bytes: int) -> Options:
-    cache, load = settings.cache, settings.load
+def _options(settings: Settings, parts: Parts) -> Options:
+    cache, load, mesh = settings.cache, settings.load, settings.mesh
     return Options(
-        budget_bytes=budget_bytes, eviction=cache.eviction,
+        me=parts.id, budget_bytes=parts.budget_bytes, eviction=cache.eviction,
         cold_start_cost_s=cache.cold_start_cost_s, fill_share=cache.fill_share,
         idle_ttl_s=cache.idle_ttl_s, load_concurrency=load.concurrency,
+        retry_deadly_s=load.retry_deadly_s,
+        downloads=settings.storage.downloads,
         max_waiting=load.max_waiting, max_waiting_per_model=load.max_waiting_per_model,
+        target_share=mesh.target_share, steady_rate=mesh.steady_per_min / 60, hot_s=mesh.hot_s,
+        surplus_s=mesh.surplus_s, max_attempts=mesh.max_attempts, retry_share=mesh.retry_share,
         retry_base_s=load.retry_base_s, retry_max_s=load.retry_max_s, max_wait_s=load.max_wait_s,
+        pools=parts.pools, accelerators=parts.accelerators,
+        accelerated_formats=parts.accelerated_formats,
     )
-
-
-def _nothing() -> None:
-    return None
 
 
 def _not_served(record: ModelRecord, version: int | None) -> ShoalError:
@@ -497,4 +434,3 @@ def _not_served(record: ModelRecord, version: int | None) -> ShoalError:
         return LoadFailed(f"model {record.name!r} cannot be served: {why}", 5.0)
     known = ", ".join(str(revision.version) for revision in record.revisions)
     return VersionNotFound(f"model {record.name!r} has no version {version}; it serves {known}")
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from itertools import islice
 from typing import Final
@@ -13,7 +14,7 @@ from shoal.ports import Clock
 LENGTH: Final = 10_000  # about 5 MiB
 _WARNINGS: Final = frozenset(
     ("load_failed", "load_refused", "fell_back", "model_problem", "model_raised",
-     "registry_problem", "folder_problem")
+     "registry_problem", "folder_problem", "scan_warning", "leaking", "deadly_load")
 )
 # What happens for every model or under every load: kept here, logged only when asked for.
 _ROUTINE: Final = frozenset(("declared", "load_started", "loaded", "evicted", "unloaded"))
@@ -22,7 +23,11 @@ log = get_logger("shoal.node")
 
 
 class Journal:
-    """Events of this instance since its start, the oldest forgotten first."""
+    """Events of this instance since its start, the oldest forgotten first.
+
+    Their numbers are times, so that those of several instances make one list, and whoever follows
+    them may ask another instance, or this one after a restart.
+    """
 
     def __init__(self, clock: Clock, length: int = LENGTH) -> None:
         self._clock = clock
@@ -34,10 +39,9 @@ class Journal:
         reason: str | None = None,
     ) -> None:
         """Keep it, and log it: as a warning if people should look, as debug if it is routine."""
-        self._seq += 1
-        self._events.append(
-            EventView(self._seq, self._clock.wall(), kind, message, model, revision, reason)
-        )
+        now = self._clock.wall()
+        self._seq = max(self._seq + 1, int(now * 1e6))
+        self._events.append(EventView(self._seq, now, kind, message, model, revision, reason))
         said = {"model": model, "revision": revision, "reason": reason}
         given = {key: value for key, value in said.items() if value is not None}
         write = log.warning if kind in _WARNINGS else log.debug if kind in _ROUTINE else log.info
@@ -45,8 +49,8 @@ class Journal:
 
     def page(self, after: int, limit: int, model: str | None) -> EventPage:
         """Up to `limit` events with a seq greater than `after`; of one model, if it is named."""
-        first = self._seq - len(self._events) + 1
-        behind = islice(self._events, max(after - first + 1, 0), None)
+        first = bisect_right(self._events, after, key=lambda event: event.seq)
+        behind = islice(self._events, first, None)
         events = list(
             islice((each for each in behind if model is None or each.model == model), limit)
         )

@@ -21,6 +21,7 @@ from shoal.domain.model import JsonValue, Revision
 from shoal.node.batch_run import BatchRun, Outcome, model_failed
 from shoal.node.batching import Kind, kind_of, take
 from shoal.node.joining import TRIAL_CALLS, Joining
+from shoal.ports import Apart
 
 if TYPE_CHECKING:
     from shoal.ports import Arrays, LoadedModel
@@ -88,11 +89,39 @@ class LiveCopy:
     with what people should know."""
 
     __slots__ = (
-        "_company", "_delay_s", "_in_turn", "_inline_bytes", "_joining", "_long_s", "_most_calls",
-        "_on_idle", "_on_threads", "_running", "_short_bytes", "_slow_at", "_threads", "_timer",
-        "_uses_before", "_waiting", "_woken", "attachment", "busy_s", "in_flight", "last_used",
-        "model", "on_joined", "platform", "reported_s", "reported_uses", "revision", "signature",
-        "size_bytes", "tell", "uses",
+        "_company",
+        "_delay_s",
+        "_in_turn",
+        "_inline_bytes",
+        "_joining",
+        "_long_s",
+        "_most_calls",
+        "_on_idle",
+        "_on_threads",
+        "_running",
+        "_short_bytes",
+        "_short_s",
+        "_slow_at",
+        "_threads",
+        "_timer",
+        "_uses_before",
+        "_waiting",
+        "_woken",
+        "accelerator_bytes",
+        "attachment",
+        "busy_s",
+        "in_flight",
+        "last_used",
+        "model",
+        "on_joined",
+        "platform",
+        "reported_s",
+        "reported_uses",
+        "revision",
+        "signature",
+        "size_bytes",
+        "tell",
+        "uses",
     )
 
     def __init__(self, revision: Revision, model: LoadedModel, running: Running) -> None:
@@ -104,6 +133,7 @@ class LiveCopy:
         self.on_joined: Callable[[int, int, float], None] | None = None
         self.tell: Callable[[str], None] | None = None
         self.size_bytes = 0
+        self.accelerator_bytes = 0
         self.uses = 0
         self.busy_s = 0.0  # in the model, all calls together
         self.reported_uses = 0
@@ -116,6 +146,8 @@ class LiveCopy:
         self._threads = min(self._most_calls, max(running.threads - 1, 1))
         self._on_threads = 0  # calls of the model that run there now
         self._long_s = min(GATHERING_COSTS_S, running.inline_limit_s * TOO_SLOW)
+        # Calls that take less are short. Of a process of its own none is, for it may hang.
+        self._short_s = 0.0 if isinstance(model, Apart) else running.inline_limit_s
         self._short_bytes = FIRST_INLINE_BYTES  # calls of so many bytes are short
         self._inline_bytes = FIRST_INLINE_BYTES  # the same, or 0 while calls are gathered
         self._slow_at = -SLOW_WITHIN  # `uses` after the latest inline call that was too slow
@@ -276,8 +308,7 @@ class LiveCopy:
                 self.release()
             return
         started, outcome = done.result()
-        limit_s = self._running.inline_limit_s
-        if outcome.measured and all(seconds < limit_s for _, seconds in outcome.measured):
+        if outcome.measured and all(seconds < self._short_s for _, seconds in outcome.measured):
             size_bytes = max(call.size_bytes for call in calls)
             self._short_bytes = max(self._short_bytes, GROWTH * size_bytes)
             self._choose_way()

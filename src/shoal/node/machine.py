@@ -14,6 +14,7 @@ import platform
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -52,10 +53,43 @@ def usable_cpus(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -
     return cpus
 
 
+class ProcessorShare:
+    """How much of the processors that it may use this process used, since the last time."""
+
+    def __init__(self) -> None:
+        self._at, self._used_s = time.monotonic(), time.process_time()
+
+    def since_last(self) -> float:
+        at, used_s = time.monotonic(), time.process_time()
+        span_s, busy_s = at - self._at, used_s - self._used_s
+        self._at, self._used_s = at, used_s
+        return busy_s / span_s / usable_cpus() if span_s > 0 else 0.0
+
+
 def resident_bytes() -> int:
     """Memory of this process that lies in RAM."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def reset_peak() -> bool:
+    """From now on `peak_bytes` is the most that this process holds (proc(5): clear_refs). Did the
+    kernel agree?"""
+    try:
+        with open("/proc/self/clear_refs", "wb", buffering=0) as file:
+            file.write(b"5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held in RAM, ever or since `reset_peak`."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resident_bytes()
 
 
 class _Mallinfo(ctypes.Structure):

@@ -1,247 +1,329 @@
-"""Everything an operator may ask of an instance: `Control`, on top of the shell."""
+"""Everything an operator may ask, of all instances together: `Control`, on top of the shell.
+
+Each instance answers for the whole mesh: it asks the others for what only they know, and what is
+missing is told.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-import shoal
-from shoal.core.copies import CopyState
-from shoal.domain import events as on
-from shoal.domain.errors import Conflict, ModelNotFound
+from shoal.domain.errors import ModelNotFound, NotFound
 from shoal.domain.events import served
-from shoal.domain.model import ModelRecord, ModelSpec
+from shoal.domain.model import ModelSpec
+from shoal.domain.serving_runtime import ServingRuntime
 from shoal.domain.views import (
-    BusyModel,
+    CredentialsDeleted,
+    CredentialsList,
+    CredentialsView,
+    Drained,
     EventPage,
     InstanceView,
     ModelPage,
     ModelView,
     Outcome,
     Registered,
+    RuntimeDeleted,
+    RuntimeList,
+    RuntimeView,
     SettingView,
+    State,
     Status,
     Story,
-    Totals,
 )
-from shoal.node import story
+from shoal.node import questions as ask
+from shoal.node import sentences, story, together
 from shoal.node.activity import latency_view
-from shoal.node.bulk import Bulk
-from shoal.node.catalogue import Catalogue
+from shoal.node.answering import Answering
+from shoal.node.asking import PATIENCE_S, Answers, Asking
+from shoal.node.by_hand import ByHand
 from shoal.node.control import ModelFilter
+from shoal.node.declarations import Declarations
+from shoal.node.draining import Draining, Membership
 from shoal.node.instance import Instance
-from shoal.node.machine import resident_bytes
-from shoal.node.turns import Turns
+from shoal.node.named_credentials import NamedCredentials
+from shoal.node.own import MOST_PROBLEMS, Identity, Own
+from shoal.node.serving_operations import ServingOperations
+from shoal.observability.window import Counts
 from shoal.runtimes.registry import RuntimeRegistry
 from shoal.settings import Configuration, setting_fields, value_of
-from shoal.storage.declare import declare, declare_unread
 
-BUSIEST: Final = 20
-_MOST_PROBLEMS: Final = 100
+__all__ = ["Identity", "Operations"]
 
-
-@dataclass(slots=True)
-class Identity:
-    """Who this instance is, for those who look from outside. Addresses (`host:port`) are known once
-    it listens."""
-
-    id: str
-    started_at: float
-    http_address: str = ""
-    grpc_address: str = ""
-    management_address: str = ""
+T = TypeVar("T")
 
 
 class Operations:
-    """`node.control.Control`. Runs on the event loop; reads files on threads."""
+    """`node.control.Control`. Runs on the event loop; reads files on threads. own: what this
+    instance alone can tell. answering: what it answers to others that ask for theirs."""
 
     def __init__(self, instance: Instance, runtimes: RuntimeRegistry,
-                 configuration: Configuration, identity: Identity) -> None:
+                 configuration: Configuration, identity: Identity,
+                 credentials: NamedCredentials, serving: ServingOperations) -> None:
         self._instance = instance
-        self._runtimes = runtimes
         self._configuration = configuration
-        self._identity = identity
-        self._catalogue = Catalogue(instance)
-        self._bulk = Bulk(instance, self._refusal)
+        self._credentials = credentials
+        self._serving = serving
+        self._draining = Draining(instance)
+        self.own = Own(instance, runtimes, identity, self._draining)
+        self.answering = Answering(self.own, self._draining)
+        self._asking: Asking | None = None
+        self.declarations = Declarations(instance, runtimes)
+        self._by_hand = ByHand(instance)
+
+    def join(self, membership: Membership) -> None:
+        """There may be other instances from now on."""
+        self._draining.membership = membership
+        self._asking = Asking(membership.links)
+
+    @property
+    def _me(self) -> str:
+        return self._instance.core.view.me
+
+    @property
+    def _others(self) -> list[str]:
+        return [each for each in self._instance.core.view.members if each != self._me]
 
     # --- models ---------------------------------------------------------------------------------
 
     async def list_models(self, wanted: ModelFilter) -> ModelPage:
-        return await self._catalogue.page(wanted)
+        if self._asking is None or not self._others:
+            return await self.own.catalogue.page(wanted)
+        told: dict[str, State] = {}
+        missing: list[str] = []
+        if wanted.state is not None and wanted.state is not State.INVALID:
+            states = await self._asking.all(
+                self._others, ask.TellStates(wanted.state), dict[str, State])
+            missing = states.problems
+            for each in states.given.values():
+                told |= each
+        page = await self.own.catalogue.page(wanted, told)
+        found = await self._tell_models([model.name for model in page.models])
+        models = self._merged(page.models, found)
+        return ModelPage(
+            models, page.total, page.next, list(dict.fromkeys((*missing, *found.problems))))
 
-    def model(self, name: str) -> ModelView:
-        return story.view(self._instance, self._instance.record(name))
+    async def models(self, names: Sequence[str]) -> list[ModelView]:
+        records = [each for name in names if (each := self._instance.replica.get(name))]
+        mine = [story.view(self._instance, record) for record in records]
+        found = await self._tell_models([model.name for model in mine])
+        return self._merged(mine, found)
 
-    def explain(self, name: str) -> Story:
-        return story.tell(self._instance, self._instance.record(name))
+    async def loaded_models(self) -> list[str]:
+        names = set(self.own.loaded())
+        if self._asking is not None:
+            answers = await self._asking.all(self._others, ask.TellLoaded(), list[str])
+            names.update(*answers.given.values())
+        return sorted(name for name in names if name in self._instance.replica)
+
+    async def _tell_models(self, names: Sequence[str]) -> Answers[list[ModelView]]:
+        if self._asking is None or not names:
+            return Answers({}, [])
+        return await self._asking.all(
+            self._others, ask.TellModels(tuple(names)), list[ModelView])
+
+    def _merged(
+        self, mine: Sequence[ModelView], found: Answers[list[ModelView]]
+    ) -> list[ModelView]:
+        told: dict[str, dict[str, ModelView]] = {
+            model.name: {self._me: model} for model in mine}
+        for instance, models in found.given.items():
+            for model in models:
+                told[model.name][instance] = model
+        return [together.one_model(told[model.name], self._me) for model in mine]
+
+    async def model(self, name: str) -> ModelView:
+        mine = story.view(self._instance, self._instance.record(name))
+        if self._asking is None:
+            return mine
+        told = {self._me: mine}
+        await self._tell_model(told, name, [mine.home])
+        if mine.home not in told:  # it knows nothing, is silent, or the home no longer
+            await self._tell_model(told, name, self._others)
+        holders = {copy.instance for view in told.values() for copy in view.where}
+        await self._tell_model(told, name, sorted(holders))
+        return together.one_model(told, self._me)
+
+    async def _tell_model(
+        self, told: dict[str, ModelView], name: str, instances: Sequence[str]
+    ) -> None:
+        """Ask those of them that have told nothing yet."""
+        assert self._asking is not None
+        asked = [each for each in instances if each not in told and each in self._others]
+        answers = await self._asking.all(asked, ask.TellModels((name,)), list[ModelView])
+        told |= {instance: models[0] for instance, models in answers.given.items() if models}
+
+    async def explain(self, name: str) -> Story:
+        told = {self._me: self.own.facts(name)}
+        missing: list[str] = []
+        if self._asking is not None:
+            answers = await self._asking.all(self._others, ask.TellStory(name), ask.Facts)
+            told |= answers.given
+            missing = answers.problems
+        model, facts = together.one_story(told, self._me)
+        events = together.last_events(
+            {each: facts.events for each, facts in told.items()}, story.EVENTS)
+        several = bool(self._others)
+        summary = sentences.summary(
+            model, facts, self._instance.clock.wall(), several=several)
+        if not several:
+            events = told[self._me].events
+        return Story(model, summary, facts[0].failures, events, missing)
+
+    # --- declarations ---------------------------------------------------------------------------
 
     async def register(
         self, spec: ModelSpec, *, create: bool = False, read: bool = True
     ) -> ModelView:
-        known = self._instance.replica.get(spec.name)
-        self._check_owner(known)
-        if create and known is not None:
-            raise Conflict(f"model {spec.name!r} is registered already; register it without "
-                           "'create' to replace it")
-        record = await asyncio.to_thread(self._declare if read else self._declare_unread, spec)
-        await self._instance.replica.put(record)
-        return story.view(self._instance, record)
-
-    def _declare(self, spec: ModelSpec) -> ModelRecord:
-        """Blocking. What could never be loaded is refused now rather than at the first request."""
-        record = declare(spec, self._runtimes, registered_at=self._instance.clock.wall())
-        for revision in record.revisions:
-            self._instance.loader.check(revision)
-        return record
-
-    def _declare_unread(self, spec: ModelSpec) -> ModelRecord:
-        """Whether its code may run is asked when it is loaded: its place may not exist yet."""
-        record = declare_unread(
-            spec, self._runtimes, registered_at=self._instance.clock.wall())
-        for revision in record.revisions:
-            self._instance.loader.check_options(revision)
-        return record
+        return await self.declarations.register(spec, create=create, read=read)
 
     async def register_all(
         self, specs: Sequence[ModelSpec], *, read: bool = True
     ) -> list[Registered]:
-        declare = self._declare if read else self._declare_unread
-        return await self._bulk.register(specs, declare)
+        return await self.declarations.register_all(specs, read=read)
 
     async def unregister(self, name: str) -> None:
-        self._check_owner(self._instance.record(name))
-        await self._instance.replica.delete(name)
+        await self.declarations.unregister(name)
 
     async def unregister_all(self, names: Sequence[str]) -> list[Registered]:
-        return await self._bulk.unregister(names)
+        return await self.declarations.unregister_all(names)
+
+    # --- by hand --------------------------------------------------------------------------------
 
     async def load(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
-        return await self._ask(on.LoadAsked, name, version, wait=wait)
+        started = self._instance.clock.monotonic()
+        await self._by_hand.load(name, version, self._timeout_s(wait), self._asking)
+        return await self._outcome(name, version, started)
 
     async def unload(self, name: str, version: int | None = None, *, wait: bool = True) -> Outcome:
-        return await self._ask(on.UnloadAsked, name, version, wait=wait)
+        started = self._instance.clock.monotonic()
+        await self._by_hand.unload(name, version, self._timeout_s(wait))
+        return await self._outcome(name, version, started)
 
-    async def _ask(self, event: type[on.LoadAsked | on.UnloadAsked], name: str,
-                   version: int | None, *, wait: bool) -> Outcome:
-        clock = self._instance.clock
-        started = clock.monotonic()
-        timeout_s = self._instance.settings.load.timeout_s if wait else None
-        await self._instance.ask(event, name, version, timeout_s)
+    def _timeout_s(self, wait: bool) -> float | None:
+        return self._instance.settings.load.timeout_s if wait else None
+
+    async def _outcome(self, name: str, version: int | None, started: float) -> Outcome:
         record = self._instance.replica.get(name)
         if record is None:
             raise ModelNotFound(f"model {name!r} was unregistered meanwhile")
-        model = story.view(self._instance, record)
-        revision = served(record, version)
+        model = await self.model(name)
         state = model.state
-        if version is not None and revision is not None:
-            state = story.state_of(self._instance, revision)
+        revision = served(record, version) if version is not None else None
+        if revision is not None:
+            state = next((each.state for each in model.versions if each.revision == revision.id),
+                         state)
         return Outcome(name, state, version if version is not None else model.default_version,
-                       round(clock.monotonic() - started, 6))
+                       round(self._instance.clock.monotonic() - started, 6))
 
-    def _check_owner(self, record: ModelRecord | None) -> None:
-        if record is not None and (refusal := self._refusal(record.name)) is not None:
-            raise refusal
+    # --- instances ------------------------------------------------------------------------------
 
-    def _refusal(self, name: str) -> Conflict | None:
-        """Why what is declared under `name` must not be changed from here."""
-        if not self._instance.replica.is_local(name):
-            return None
-        record = self._instance.replica.get(name)
-        folder = record.origin.removeprefix("folder:") if record is not None else "?"
-        return Conflict(f"model {name!r} is declared by the watched folder {folder}; change it "
-                        "there")
+    async def events(
+        self, after: int = 0, limit: int = 100, model: str | None = None,
+        instance: str | None = None,
+    ) -> EventPage:
+        if instance is not None and instance != self._me:
+            return await self._ask_member(instance, ask.TellEvents(after, limit, model), EventPage)
+        mine = self.own.events(after, limit, model)
+        if instance is not None or self._asking is None or not self._others:
+            return mine
+        answers = await self._asking.all(
+            self._others, ask.TellEvents(after, limit, model), EventPage)
+        page = together.one_page(
+            {self._me: mine, **answers.given}, after, limit, self._instance.clock.wall())
+        return EventPage(page.events, page.next, answers.problems)
 
-    # --- the instance ---------------------------------------------------------------------------
+    async def instances(self) -> list[InstanceView]:
+        if self._asking is None:
+            return [self.own.view()]
+        answers = await self._asking.all(self._others, ask.TellInstance(), InstanceView)
+        return self._views({self._me: self.own.view(), **answers.given})
 
-    def events(self, after: int = 0, limit: int = 100, model: str | None = None) -> EventPage:
-        return self._instance.journal.page(after, limit, model)
-
-    def instances(self) -> list[InstanceView]:
-        instance, identity = self._instance, self._identity
-        cache, now = instance.core.cache, instance.clock.monotonic()
-        count, size = cache.ledger.count, cache.ledger.bytes
-        return [InstanceView(
-            id=identity.id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=shoal.__version__,
-            state=self._state(),
-            started_at=identity.started_at,
-            http_address=identity.http_address,
-            management_address=identity.management_address,
-            budget_bytes=cache.options.budget_bytes,
-            used_bytes=size[CopyState.READY] + size[CopyState.UNLOADING],
-            reserved_bytes=size[CopyState.LOADING],
-            process_bytes=resident_bytes(),
-            copies=count[CopyState.READY],
-            loading=count[CopyState.LOADING],
-            queued=count[CopyState.QUEUED],
-            waiting_requests=len(instance.tickets),
-            pressure=cache.ledger.pressure_per_h(cache.capacity_bytes, now),
-            cache_age_s=cache.ledger.cache_age_s,
-            thrashing=cache.is_thrashing(now),
-            grpc_address=identity.grpc_address,
-        )]
+    def _views(self, told: dict[str, InstanceView]) -> list[InstanceView]:
+        view = self._instance.core.view
+        return [
+            told.get(each) or together.silent_instance(
+                member, view.figures_of(each), *self._instance.unreached.get(
+                    each, (None, "it does not answer")))
+            for each, member in sorted(view.members.items())
+        ]
 
     async def status(self) -> Status:
-        instance = self._instance
-        by_state = await self._catalogue.by_state()
-        problems = await self._problems()
-        activity, ledger = instance.activity, instance.core.cache.ledger
-        now = instance.clock.monotonic()
+        reports = {self._me: await self.own.report()}
+        missing: list[str] = []
+        if self._asking is not None:
+            answers = await self._asking.all(self._others, ask.TellReport(), ask.Report)
+            reports |= answers.given
+            missing = answers.problems
+        told = reports.values()
+        problems = together.problems({each: said.problems for each, said in reports.items()},
+                                     missing)
         return Status(
-            ready=not self.problems_of_readiness(),
-            models=len(instance.replica),
-            by_state=by_state,
-            totals=Totals(
-                requests=activity.requests, failed=activity.failed, hits=activity.hits,
-                cold=activity.cold, loads=ledger.loads, load_failures=ledger.load_failures,
-                evictions=ledger.evictions, unloads=ledger.unloads,
-            ),
-            latency=latency_view(activity.latency, now),
-            cold_latency=latency_view(activity.cold_latency, now),
-            instances=self.instances(),
-            busiest=list(self._busiest(now)),
-            problems=problems,
+            ready=any(report.ready for report in told),
+            models=len(self._instance.replica),
+            by_state=self.own.catalogue.by_state(together.in_play(told)),
+            totals=together.totals(told),
+            latency=latency_view(sum((each.latency for each in told), Counts())),
+            cold_latency=latency_view(sum((each.cold_latency for each in told), Counts())),
+            instances=self._views({each: said.instance for each, said in reports.items()}),
+            busiest=together.busiest(told),
+            problems=problems[:MOST_PROBLEMS],
         )
 
-    def _busiest(self, now: float) -> Iterator[BusyModel]:
-        for name, rate, mean_s in self._instance.activity.busiest(BUSIEST, now):
-            record = self._instance.replica.get(name)
-            if record is not None:
-                model = story.view(self._instance, record)
-                sizes = [each.size_bytes for each in model.versions if each.size_bytes is not None]
-                yield BusyModel(name, model.state, round(rate, 3), mean_s, sum(sizes) or None)
+    async def drain(self, instance: str, wish: ask.Leave) -> Drained:
+        if instance == self._me:
+            return await self._draining.leave(wish)
+        return await self._ask_member(instance, wish, Drained, wish.timeout_s + PATIENCE_S)
 
-    async def _problems(self) -> list[str]:
-        instance = self._instance
-        turns = Turns()
-        problems = list(self._runtimes.problems.values())
-        if instance.registry_problem is not None:
-            problems.append(instance.registry_problem)
-        problems += instance.replica.problems
-        for name in islice(sorted(instance.invalid), _MOST_PROBLEMS):
-            record = instance.replica.get(name)
-            problem = record.problem if record is not None and record.problem else "not servable"
-            problems.append(f"model {name!r}: {problem.removeprefix(f'model {name!r}: ')}")
-        for name, play in list(instance.core.models.items()):
-            if turns.is_over():
-                await turns.rest()
-            problems += [
-                failure.message for slot in play.slots.values()
-                for revision in (slot.active, slot.target) if revision is not None
-                if (failure := instance.core.failures.of(revision.id)) is not None
-                and (slot.version is None or name not in instance.invalid)
-            ]
-        if instance.core.cache.is_thrashing(instance.clock.monotonic()):
-            problems.append("the cache is thrashing: models are evicted and loaded again faster "
-                            "than clients can wait; give this instance more memory")
-        return list(dict.fromkeys(problems))[:_MOST_PROBLEMS]
+    async def _ask_member(
+        self, instance: str, question: ask.Question, kind: type[T],
+        within_s: float = PATIENCE_S,
+    ) -> T:
+        if self._asking is None or instance not in self._others:
+            known = ", ".join(sorted(self._instance.core.view.members))
+            raise NotFound(f"there is no instance {instance!r}; known are {known}")
+        return await self._asking.one(instance, question, kind, within_s)
+
+    async def statistics(self, model: str | None) -> list[ask.Counted]:
+        if self._asking is None:
+            return []
+        answers = await self._asking.all(
+            self._others, ask.TellStatistics(model), list[ask.Counted])
+        return [counted for each in answers.given.values() for counted in each]
+
+    # --- credentials ----------------------------------------------------------------------------
+
+    async def list_credentials(self) -> CredentialsList:
+        return await self._credentials.all()
+
+    async def credentials(self, name: str) -> CredentialsView:
+        return await self._credentials.one(name)
+
+    async def set_credentials(self, name: str, entry: Mapping[str, object]) -> CredentialsView:
+        return await self._credentials.set(name, entry)
+
+    async def delete_credentials(self, name: str) -> CredentialsDeleted:
+        return await self._credentials.delete(name)
+
+    # --- serving runtimes -----------------------------------------------------------------------
+
+    async def list_runtimes(self) -> RuntimeList:
+        return self._serving.all()
+
+    async def runtime(self, name: str) -> RuntimeView:
+        return self._serving.one(name)
+
+    async def declare_runtime(self, serving: ServingRuntime) -> RuntimeView:
+        return await self._serving.declare(serving)
+
+    async def enable_runtime(self, name: str, *, enabled: bool) -> RuntimeView:
+        return await self._serving.enable(name, enabled=enabled)
+
+    async def delete_runtime(self, name: str, *, force: bool = False) -> RuntimeDeleted:
+        return await self._serving.delete(name, force=force)
+
+    # --- this instance --------------------------------------------------------------------------
 
     def settings_in_force(self) -> list[SettingView]:
         settings, sources = self._configuration.settings, self._configuration.sources
@@ -255,13 +337,4 @@ class Operations:
         ]
 
     def problems_of_readiness(self) -> list[str]:
-        if self._instance.draining:
-            return ["this instance is shutting down"]
-        if self._instance.starting:
-            return ["this instance is starting: it still reads its folders"]
-        return []
-
-    def _state(self) -> str:
-        if self._instance.draining:
-            return "draining"
-        return "starting" if self._instance.starting else "ready"
+        return self.own.problems_of_readiness()

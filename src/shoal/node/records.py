@@ -1,9 +1,11 @@
 """The compact form of a model's record, in memory and in the registry: some 100 bytes.
 
 Left out is what the key (the name) or another field says already; what is rare is written whole.
-Records written as JSON by earlier releases are read as well. Knows no store.
+Records written as JSON by earlier releases are read as well, and what a later one says more is
+left out. Knows no store.
 
-    byte 0      1: a record; 3: one of a pinned model
+    byte 0      1, and 2 for a model that must be held (`pin`, `min_copies`), 4 for one that a
+                watched folder declares
     the rest    a MessagePack array, `_Stored`
 """
 
@@ -13,10 +15,15 @@ from typing import Final
 
 import msgspec
 
+from shoal.codecs import foreign
 from shoal.domain.model import ModelRecord, ModelSpec, Revision
 
-_PLAIN: Final = b"\x01"
-_PINNED: Final = b"\x03"
+_PLAIN: Final = 1
+_PINNED: Final = 2
+_FOLDER: Final = 4
+_COMPACT: Final = tuple(bytes([_PLAIN | pinned | folder])
+                        for pinned in (0, _PINNED) for folder in (0, _FOLDER))
+FOLDER: Final = "folder:"  # what the origin of a folder's models begins with
 _JSON: Final = b"{"  # of earlier releases
 _SHA256: Final = "sha256:"
 _FORMAT, _DIGEST = 1, 2  # bits of `_Stored.said`
@@ -24,7 +31,7 @@ _FORMAT, _DIGEST = 1, 2  # bits of `_Stored.said`
 # Fields that a revision has of its specification, where no description says otherwise.
 _SHARED: Final = tuple(
     field for field in Revision.__struct_fields__
-    if field in ModelSpec.__struct_fields__ and field not in ("uri", "format")
+    if field in ModelSpec.__struct_fields__ and field not in ("uri", "format", "runtime")
 )
 
 
@@ -32,7 +39,8 @@ class _Brief(msgspec.Struct, frozen=True, array_like=True):
     """A revision whose other fields are those of its specification.
 
     mark: the hex digits at the end of its id, as bytes. uri: None where it is the specification's;
-    `+` and what follows that; or `=` and the whole. digest: of a SHA-256.
+    `+` and what follows that; or `=` and the whole. digest: of a SHA-256. runtime: never the
+    specification's, since it was chosen.
     """
 
     mark: bytes
@@ -41,6 +49,7 @@ class _Brief(msgspec.Struct, frozen=True, array_like=True):
     format: str
     digest: bytes
     files_bytes: int
+    runtime: str | None = None
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -56,6 +65,8 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     rare: ModelSpec | None
     problem: str | None
     origin: str | None
+    unloaded: tuple[int, ...] = ()
+    problem_code: str | None = None
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -75,8 +86,11 @@ def encode(record: ModelRecord) -> bytes:
         tuple(briefs) if all_brief else (), None if all_brief else record.revisions, said,
         None if rare == _BLANK else rare,
         record.problem, None if record.origin == "api" else record.origin,
+        record.unloaded, record.problem_code,
     )
-    return (_PINNED if spec.pin else _PLAIN) + _ENCODER.encode(stored)
+    mark = _PLAIN | (_PINNED if spec.pin or spec.min_copies else 0)
+    mark |= _FOLDER if record.origin.startswith(FOLDER) else 0
+    return bytes([mark]) + _ENCODER.encode(stored)
 
 
 def decode(name: str, value: bytes) -> ModelRecord:
@@ -84,9 +98,9 @@ def decode(name: str, value: bytes) -> ModelRecord:
     msgspec.DecodeError, which says what is wrong."""
     if value.startswith(_JSON):
         return _JSON_DECODER.decode(value)
-    if not value.startswith((_PLAIN, _PINNED)):
+    if not value.startswith(_COMPACT):
         raise msgspec.DecodeError("it is written in no form that this release knows")
-    stored = _DECODER.decode(memoryview(value)[1:])
+    stored = foreign.read(_DECODER, memoryview(value)[1:])
     if stored.said and not (stored.whole or stored.revisions):
         raise msgspec.DecodeError("it refers to a revision that it has not")
     spec = _spec(name, stored)
@@ -94,7 +108,8 @@ def decode(name: str, value: bytes) -> ModelRecord:
         name=name, spec=spec,
         revisions=stored.whole or tuple(_lengthened(spec, brief) for brief in stored.revisions),
         problem=stored.problem, origin=stored.origin or "api",
-        registered_at=stored.registered_at,
+        registered_at=stored.registered_at, unloaded=stored.unloaded,
+        problem_code=stored.problem_code,
     )
 
 
@@ -129,14 +144,19 @@ def _spec(name: str, stored: _Stored) -> ModelSpec:
 def compact(name: str, value: bytes) -> bytes:
     """`value` in the compact form, whatever release wrote it. What is in it already is not read:
     stores tell by themselves when a value is not what was written. Raises msgspec.DecodeError."""
-    if value.startswith((_PLAIN, _PINNED)):
+    if value.startswith(_COMPACT):
         return value
     return encode(decode(name, value))
 
 
 def is_pinned(value: bytes) -> bool:
     """Of a value in the compact form, without reading it."""
-    return value.startswith(_PINNED)
+    return bool(value[0] & _PINNED)
+
+
+def is_of_folder(value: bytes) -> bool:
+    """As `is_pinned`: does a watched folder declare it?"""
+    return bool(value[0] & _FOLDER)
 
 
 def pack_digest(digest: str) -> bytes | None:
@@ -160,7 +180,8 @@ def _shortened(spec: ModelSpec, revision: Revision) -> _Brief | None:
         longer = revision.uri.startswith(spec.uri)
         uri = f"+{revision.uri[len(spec.uri):]}" if longer else f"={revision.uri}"
     brief = _Brief(
-        mark, revision.version, uri, revision.format, digest, revision.files_bytes
+        mark, revision.version, uri, revision.format, digest, revision.files_bytes,
+        revision.runtime,
     )
     return brief if _lengthened(spec, brief) == revision else None
 
@@ -173,7 +194,7 @@ def _lengthened(spec: ModelSpec, brief: _Brief) -> Revision:
         id=f"{spec.name}@{brief.version}-{brief.mark.hex()}", model=spec.name,
         version=brief.version, uri=uri, format=brief.format,
         artifact_digest=unpack_digest(brief.digest), files_bytes=brief.files_bytes,
-        **{field: getattr(spec, field) for field in _SHARED},
+        runtime=brief.runtime, **{field: getattr(spec, field) for field in _SHARED},
     )
 
 

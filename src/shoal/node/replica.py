@@ -7,12 +7,12 @@ were last used, which orders loading after a restart. Must not know what is load
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from shoal.domain.errors import StoreUnavailable
+from shoal.domain.errors import Conflict, InvalidSpecification, ShoalError, StoreUnavailable
 from shoal.domain.model import ModelRecord
 from shoal.node import records
 from shoal.node.contents import (
@@ -88,6 +88,28 @@ class Replica:
             self._refuse(name, error)
             return None
 
+    async def declared_by(self, origin: str) -> list[str]:
+        """Names that a watched folder declares for all; in turns with requests."""
+        found, turns = [], Turns()
+        for name, value in list(self._encoded.items()):
+            if records.is_of_folder(value) and name not in self._local:
+                record = self.get(name)
+                if record is not None and record.origin == origin:
+                    found.append(name)
+            if turns.is_over():
+                await turns.rest()
+        return found
+
+    async def with_text(self, text: str) -> AsyncIterator[ModelRecord]:
+        """Records that have `text` somewhere in them, and perhaps others, by name; in turns with
+        requests."""
+        wanted, turns = text.encode(), Turns()
+        for name in self.names_after(None):
+            if wanted in self._encoded[name] and (record := self.get(name)) is not None:
+                yield record
+            if turns.is_over():
+                await turns.rest()
+
     def names(self) -> list[str]:
         """All names, in order."""
         return self._names.all()
@@ -103,7 +125,8 @@ class Replica:
 
     def by_last_use(self) -> list[str]:
         """Names of the models that were ever used, the most recently used first."""
-        at = {name: usage.last_used for name, usage in self.usage.items() if name in self}
+        at = {name: usage.last_used for name, usage in self.usage.items()
+              if usage.last_used and name in self}
         return sorted(at, key=lambda name: (-at[name], name))
 
     # --- life -----------------------------------------------------------------------------------
@@ -162,13 +185,16 @@ class Replica:
         self._revision = contents.revision
 
     async def _follow(self) -> None:
-        """Watch for ever; a store that is gone for a while is asked again, less and less often."""
+        """Watch for ever; a store that is gone for a while is asked again, less and less often. The
+        watch goes on where it was, so that after an outage nobody need read everything again."""
         wait_s, missed, turns = RETRY_S[0], False, Turns()
         while True:
             try:
                 if missed:
                     await self._list_again()
-                    missed, self.trouble = False, None
+                elif self.trouble is not None:
+                    await self._store.list(MODELS, limit=1)  # raises as long as it is gone
+                missed, self.trouble = False, None
                 async for change in self._store.watch(MODELS, self._revision):
                     self._changed(change)
                     wait_s = RETRY_S[0]
@@ -180,7 +206,7 @@ class Replica:
                 trouble = f"the registry cannot be read, models stay as they are: {error.message}"
                 if trouble != self.trouble:
                     self._on_problem(trouble)
-                missed, self.trouble = True, trouble
+                self.trouble = trouble
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_S[1])
             except Exception as error:  # a defect of ours; models are served all the same
@@ -209,14 +235,48 @@ class Replica:
         self._wrote(record.name, revision)
         self._apply(record.name, value)
 
-    async def put_all(self, declared: Sequence[ModelRecord]) -> None:
-        """As `put`, up to BATCH records in one transaction: all or none. Of each name one."""
+    async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> None:
+        """Change what is declared under `name` as the store has it now, which may be newer than
+        what is known here; a name that is not there stays so. Raises StoreUnavailable, and
+        InvalidSpecification where what is there cannot be read."""
+        while (entry := await self._store.get(MODELS + name)) is not None:
+            try:
+                before = records.decode(name, entry.value)
+            except msgspec.DecodeError as error:
+                raise InvalidSpecification(not_readable(name, error)) from None
+            after = change(before)
+            if after == before:
+                return
+            value = records.encode(after)
+            try:
+                revision = await self._store.put(MODELS + name, value, expect=entry.revision)
+            except Conflict:
+                continue
+            self._wrote(name, revision)
+            self._apply(name, value)
+            return
+
+    async def put_all(self, declared: Sequence[ModelRecord]) -> dict[str, ShoalError]:
+        """As `put`, up to BATCH records; by name what was not stored, and why. Of each name one.
+
+        One transaction. What is too much at once for the registry is halved until it fits, or one
+        is found that is too large alone.
+        """
         assert len(declared) <= BATCH, len(declared)
+        if not declared:
+            return {}
         values = {record.name: records.encode(record) for record in declared}
-        revision = await self._store.transact(
-            [Put(MODELS + name, value) for name, value in values.items()]
-        )
+        try:
+            revision = await self._store.transact(
+                [Put(MODELS + name, value) for name, value in values.items()]
+            )
+        except ShoalError as error:
+            if isinstance(error, InvalidSpecification) and len(declared) > 1:
+                half = len(declared) // 2
+                return await self.put_all(declared[:half]) | await self.put_all(declared[half:])
+            return dict.fromkeys(values, error)
         self._apply_all(values, revision)
+        return {}
 
     async def delete(self, name: str) -> None:
         """Forget it, here and in the store. Raises StoreUnavailable; then nothing has changed."""
@@ -288,6 +348,14 @@ class Replica:
         self._on_problem(self._unreadable[name])
 
     # --- usage ----------------------------------------------------------------------------------
+
+    def measured(
+        self, name: str, artifact_digest: str, size_bytes: int, accelerator_bytes: int = 0
+    ) -> None:
+        """A copy was loaded; when it was used last stays as it is."""
+        known = self.usage.get(name)
+        self.used(name, Usage(
+            known.last_used if known else 0.0, artifact_digest, size_bytes, accelerator_bytes))
 
     def used(self, name: str, usage: Usage) -> None:
         if name in self._encoded:

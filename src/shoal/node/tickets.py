@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from shoal.domain import commands as do
 from shoal.domain.errors import DeadlineExceeded, ShoalError, ShuttingDown, Unavailable, family
+from shoal.node.elsewhere import Elsewhere
 from shoal.node.live import LiveCopy
 
-_Waiting = asyncio.Future[LiveCopy | None]
+_Answer: TypeAlias = LiveCopy | Elsewhere | None
+_Waiting: TypeAlias = asyncio.Future[_Answer]
 
 _BY_CODE: Final = {kind.code: kind for kind in family(ShoalError)}
 
@@ -39,7 +41,7 @@ class Tickets:
         self._futures[self._last] = asyncio.get_running_loop().create_future()
         return self._last
 
-    async def wait(self, ticket: int, timeout_s: float, what: str) -> LiveCopy | None:
+    async def wait(self, ticket: int, timeout_s: float, what: str) -> _Answer:
         """The answer; a copy is retained, and the caller must release it. Raises what the core
         refuses with, DeadlineExceeded after `timeout_s`."""
         future = self._futures[ticket]
@@ -65,15 +67,15 @@ class Tickets:
         if not future.done():
             future.cancel()
             self._on_abandoned(ticket)
-        elif future.exception() is None and (copy := future.result()) is not None:
+        elif future.exception() is None and isinstance(copy := future.result(), LiveCopy):
             copy.release()
 
-    def answer(self, ticket: int, copy: LiveCopy | None) -> None:
+    def answer(self, ticket: int, found: _Answer) -> None:
         future = self._futures.get(ticket)
         if future is not None and not future.done():
-            if copy is not None:
-                copy.retain()
-            future.set_result(copy)
+            if isinstance(found, LiveCopy):
+                found.retain()
+            future.set_result(found)
 
     def refuse(self, refusal: do.Refuse) -> None:
         future = self._futures.get(refusal.ticket)
@@ -86,7 +88,8 @@ class Tickets:
         self._draining = True
 
     def close(self) -> None:
-        """Refuse all that still wait."""
+        """Refuse all that still wait, and issue no more."""
+        self._draining = True
         for future in self._futures.values():
             if not future.done():
                 future.set_exception(ShuttingDown("this instance is shutting down", 1.0))

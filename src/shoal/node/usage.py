@@ -17,11 +17,13 @@ _PACKED: Final = b"\x01"
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """last_used: seconds since the epoch. size_bytes: of the copy of `artifact_digest`."""
+    """last_used: seconds since the epoch; 0: loaded, but never used. size_bytes: of the copy of
+    `artifact_digest`; accelerator_bytes: beside them, where it lay on an accelerator."""
 
     last_used: float
     artifact_digest: str = ""
     size_bytes: int = 0
+    accelerator_bytes: int = 0
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -31,6 +33,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
     size_bytes: int
     digest: bytes | None
     other: str
+    accelerator_bytes: int = 0
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -41,7 +44,8 @@ _JSON_DECODER: Final = msgspec.json.Decoder(Usage)
 def pack(usage: Usage) -> bytes:
     digest = pack_digest(usage.artifact_digest)
     other = usage.artifact_digest if digest is None else ""
-    packed = _Packed(usage.last_used, usage.size_bytes, digest, other)
+    packed = _Packed(
+        usage.last_used, usage.size_bytes, digest, other, usage.accelerator_bytes)
     return _PACKED + _ENCODER.encode(packed)
 
 
@@ -51,7 +55,7 @@ def unpack(value: bytes) -> Usage:
         return _JSON_DECODER.decode(value)
     packed = _DECODER.decode(memoryview(value)[1:])
     digest = packed.other if packed.digest is None else unpack_digest(packed.digest)
-    return Usage(packed.last_used, digest, packed.size_bytes)
+    return Usage(packed.last_used, digest, packed.size_bytes, packed.accelerator_bytes)
 
 
 class UsageTable(MutableMapping[str, Usage]):

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import sys
-from contextlib import AbstractContextManager
 from typing import Final, Literal, TextIO, cast
 
 import structlog
@@ -31,18 +30,15 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.stdlib.get_logger(name))
 
 
-def request_context(request_id: str) -> AbstractContextManager[None]:
-    """Within, every line carries `request_id`, in tasks started there too."""
-    return structlog.contextvars.bound_contextvars(request_id=request_id)
-
-
 def configure_logs(
     level: Literal["debug", "info", "warning", "error"],
     format: Literal["auto", "console", "json"],  # noqa: A002 - the setting's name
     stream: TextIO | None = None,
+    worker: int | None = None,
 ) -> None:
     """Write what is at least `level` to `stream` (None: standard error). `auto` is `console` on a
-    terminal, else `json`. May be called again; the last call counts.
+    terminal, else `json`. May be called again; the last call counts. worker: the number that every
+    line carries, of a process among several that write to the same place.
 
     Libraries that chat at `info` are heard from `warning` on, unless `level` is `debug`.
     """
@@ -50,7 +46,7 @@ def configure_logs(
     terminal = stream.isatty()
     console = format == "console" or (format == "auto" and terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared = _shared_processors()
+    shared = _shared_processors(worker)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -78,9 +74,15 @@ def configure_logs(
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
-def _shared_processors() -> list[Processor]:
+def _shared_processors(worker: int | None) -> list[Processor]:
     """What every line goes through, ours and those of the standard library's loggers."""
+
+    def name_worker(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
     return [
+        *([name_worker] if worker is not None else []),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -38,6 +38,21 @@ METRICS: Final = (
         "shoal_joined_requests", "histogram", (), "",
         "Requests that ran as one call of their model, for every such call.",
     ),
+    Described(
+        "shoal_forwarded_requests_total", "counter", ("outcome",), "",
+        "Requests that this instance sent on to others. outcome: answered; miss, the copy had "
+        "left; refused; failed; lost, the connection ended; unreachable, none was sent; late; "
+        "cancelled.",
+    ),
+    Described(
+        "shoal_forward_retries_total", "counter", (), "",
+        "Requests looked for anew after another instance did not answer.",
+    ),
+    Described(
+        "shoal_received_requests_total", "counter", ("outcome",), "",
+        "Requests that other instances sent on to this one. outcome: answered, miss or refused. "
+        "shoal_requests_total counts a request where it is answered.",
+    ),
     Described("shoal_loads_total", "counter", (), "", "Copies loaded into memory."),
     Described(
         "shoal_loaded_bytes_total", "counter", (), "bytes",
@@ -57,6 +72,11 @@ METRICS: Final = (
         "shoal_cache_bytes", "gauge", ("kind",), "bytes",
         "Memory for models. kind: budget, used, or reserved for loads in progress.",
     ),
+    Described(
+        "shoal_accelerator_bytes", "gauge", ("device", "kind"), "bytes",
+        "Memory for models on an accelerator. kind: budget, used, reserved for loads in progress, "
+        "or besides: what frameworks hold there beyond the models. Absent without accelerators.",
+    ),
     Described("shoal_copies", "gauge", (), "", "Copies in memory."),
     Described("shoal_waiting_requests", "gauge", (), "", "Requests that wait for a load."),
     Described(
@@ -68,9 +88,22 @@ METRICS: Final = (
         "How often an hour the cache turns over: bytes loaded over the budget.",
     ),
     Described("shoal_process_bytes", "gauge", (), "bytes", "Memory this process holds in all."),
+    Described(
+        "shoal_unbooked_bytes", "gauge", (), "bytes",
+        "Memory the process grew by beyond what its models are booked for: recycle.max_leak_share.",
+    ),
+    Described(
+        "shoal_worker_restarts_total", "counter", ("reason",), "",
+        "Workers that came after another one in the same place. reason: died; hung; leak; growth "
+        "and age, by the settings of recycle; asked, by SIGHUP.",
+    ),
     Described("shoal_registered_models", "gauge", (), "", "Models that are declared."),
     Described("shoal_http_connections", "gauge", (), "", "Open connections of the HTTP port."),
     Described("shoal_grpc_connections", "gauge", (), "", "Open connections of the gRPC port."),
+    Described(
+        "shoal_workers_unreachable", "gauge", (), "",
+        "Workers with no metrics on this page; absent with a single process.",
+    ),
 )
 
 BY_NAME: Final = {described.name: described for described in METRICS}
@@ -84,8 +117,10 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "cache_age_s": ("shoal_cache_age_seconds", ()),
     "pressure": ("shoal_pressure", ()),
     "process_bytes": ("shoal_process_bytes", ()),
+    "unbooked_bytes": ("shoal_unbooked_bytes", ()),
     "registered_models": ("shoal_registered_models", ()),
     "http_connections": ("shoal_http_connections", ()),
     "grpc_connections": ("shoal_grpc_connections", ()),
+    "workers_unreachable": ("shoal_workers_unreachable", ()),
 }
 """Keys of `Metrics.gauges`: the metric each is, and the values of its labels."""

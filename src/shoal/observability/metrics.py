@@ -46,6 +46,12 @@ NONE: Final = "_none"
 """The `model` of requests that reached no model: unknown names, unknown paths. Were a name from
 outside a label, anybody could fill the memory with series."""
 
+FORWARDED: Final = (
+    "answered", "miss", "refused", "failed", "lost", "unreachable", "late", "cancelled",
+)
+RECEIVED: Final = ("answered", "miss", "refused")
+"""How requests between instances end."""
+
 _BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
 _JOINED_BOUNDS: Final = (*(str(bound) for bound in JOINED_BUCKETS), "+Inf")
 
@@ -134,22 +140,31 @@ class ModelMetrics:
 class Metrics:
     """Everything one instance counts.
 
+    restarts: of this worker, by reason, since its supervisor started.
+    forwarded, received: requests sent to other instances, and by them, by how they ended;
+    forward_retries: those that another instance did not answer and that were looked for anew.
     per_model: whether series carry the model's name. max_models: how many models get series of
         their own; the others share `model="_other"`.
     gauges: asked at every scrape for what is true now, by the keys of `GAUGES`; a key left out has
-        no series (a cache age before the first eviction).
+        no series (a cache age before the first eviction). accelerators: the same for bytes by
+        device and kind.
     """
 
     gauges: Callable[[], Mapping[str, float]]
+    accelerators: Callable[[], Mapping[tuple[str, str], int]]
 
     def __init__(self, per_model: bool, max_models: int) -> None:
-        self.gauges = dict
+        self.gauges = self.accelerators = dict
         self.loads = 0
         self.loaded_bytes = 0
         self.load_failures: dict[str, int] = {}
         self.evictions: dict[str, int] = {}
         self.unloads: dict[str, int] = {}
         self.load_duration = Histogram()
+        self.restarts: Mapping[str, int] = {}
+        self.forwarded = dict.fromkeys(FORWARDED, 0)
+        self.received = dict.fromkeys(RECEIVED, 0)
+        self.forward_retries = 0
         self._joined_counts = [0] * len(_JOINED_BOUNDS)
         self._joined_requests = 0
         self._per_model = per_model
@@ -230,11 +245,15 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What is counted for the whole instance, as prometheus_client's families."""
+        yield _counter("shoal_forwarded_requests_total", self.forwarded)
+        yield _counter("shoal_forward_retries_total", {(): self.forward_retries})
+        yield _counter("shoal_received_requests_total", self.received)
         yield _counter("shoal_loads_total", {(): self.loads})
         yield _counter("shoal_loaded_bytes_total", {(): self.loaded_bytes})
         yield _counter("shoal_load_failures_total", self.load_failures)
         yield _counter("shoal_evictions_total", self.evictions)
         yield _counter("shoal_unloads_total", self.unloads)
+        yield _counter("shoal_worker_restarts_total", self.restarts)
         yield _histogram("shoal_load_seconds", {(): self.load_duration})
         yield _histogram("shoal_request_stage_seconds", self._stages.shown())
         joined = BY_NAME["shoal_joined_requests"]
@@ -243,6 +262,11 @@ class Metrics:
             buckets=list(zip(_JOINED_BOUNDS, accumulate(self._joined_counts.copy()), strict=True)),
         )
         yield from _gauges(self.gauges())
+        described = BY_NAME["shoal_accelerator_bytes"]
+        there = GaugeMetricFamily(described.name, described.meaning, labels=described.labels)
+        for labels, value in self.accelerators().items():
+            there.add_metric(labels, value)
+        yield there
 
 
 class _Snapshot(Collector):

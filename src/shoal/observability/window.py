@@ -7,7 +7,10 @@ no clock: `now` is an argument, seconds that only grow.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Final
+
+import msgspec
 
 _GROWTH: Final = 1.09
 """A bucket's upper over its lower end. Its geometric middle is then at most 4.5 % off whatever fell
@@ -18,6 +21,32 @@ _MOST_S: Final = 1e4
 _PER_LOG: Final = 1 / math.log(_GROWTH)
 _OFFSET: Final = -math.log(_LEAST_S) * _PER_LOG
 _BUCKETS: Final = math.ceil(math.log(_MOST_S / _LEAST_S) * _PER_LOG)
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What a window covers at a time, to be added to what others cover. buckets: values by bucket.
+    largest_s: of them."""
+
+    buckets: dict[int, int] = {}
+    largest_s: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        buckets = dict(Counter(self.buckets) + Counter(other.buckets))
+        return Counts(buckets, max(self.largest_s, other.largest_s))
+
+    def quantile(self, q: float) -> float | None:
+        """As `RollingWindow.quantile`."""
+        count = sum(self.buckets.values())
+        rank = max(1, math.ceil(q * count))
+        seen = 0
+        for bucket, number in sorted(self.buckets.items()):
+            seen += number
+            if seen >= rank:
+                return min(_middle_s(bucket), self.largest_s)
+        return None
+
+    def max(self) -> float | None:
+        return self.largest_s if self.buckets else None
 
 
 class RollingWindow:
@@ -70,7 +99,7 @@ class RollingWindow:
         for bucket, number in enumerate(self._total):
             seen += number
             if seen >= rank:
-                return min(_LEAST_S * math.pow(_GROWTH, bucket + 0.5), self._largest())
+                return min(_middle_s(bucket), self._largest())
         raise AssertionError("the total counts fewer values than it says")
 
     def max(self, now: float) -> float | None:
@@ -81,6 +110,13 @@ class RollingWindow:
         if now >= self._slot_ends_at:
             self._advance(now)
         return sum(self._total)
+
+    def counts(self, now: float) -> Counts:
+        """What it covers now."""
+        if not self.count(now):
+            return Counts()
+        found = {bucket: number for bucket, number in enumerate(self._total) if number}
+        return Counts(found, self._largest())
 
     def rate(self, now: float) -> float:
         """Observations a second, over the part of the span since the first call."""
@@ -113,3 +149,7 @@ class RollingWindow:
         if any(counts):
             self._total = [all_ - gone for all_, gone in zip(self._total, counts, strict=True)]
             self._slots[slot] = [0] * _BUCKETS
+
+
+def _middle_s(bucket: int) -> float:
+    return _LEAST_S * math.pow(_GROWTH, bucket + 0.5)

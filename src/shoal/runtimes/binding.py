@@ -51,6 +51,14 @@ def bind_outputs(artifact: Artifact, own: Sequence[TensorSpec]) -> tuple[Bound, 
     return _pair(artifact, "output", declared, own)
 
 
+def in_order(names: Sequence[str], specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """For each of `names` that of `specs` which is called so; the others follow in order, of which
+    there are enough."""
+    by_name, named = {spec.name: spec for spec in specs}, set(names)
+    rest = iter([spec for spec in specs if spec.name not in named])
+    return [by_name.get(name) or next(rest) for name in names]
+
+
 def feed(inputs: Arrays, bindings: Sequence[Bound]) -> Arrays:
     """`inputs` under the framework's names and in its datatypes. Raises InvalidInput when one is
     missing."""
@@ -87,17 +95,15 @@ def shown_array(array: NDArray[np.generic], bound: Bound) -> NDArray[np.generic]
 
 def _pair(artifact: Artifact, kind: str, declared: Sequence[TensorSpec],
           own: Sequence[TensorSpec]) -> tuple[Bound, ...]:
-    by_name = {spec.name: spec for spec in own}
     names = [spec.name for spec in declared]
     if len(set(names)) < len(names):
         raise InvalidSpecification(
             f"model {artifact.model!r}: two {kind}s are declared under one name "
             f"({', '.join(names)}); name each once"
         )
-    named = set(names)
-    rest = iter([spec for spec in own if spec.name not in named])
     return tuple(
-        _bound(artifact, kind, spec, by_name.get(spec.name) or next(rest)) for spec in declared
+        _bound(artifact, kind, shown, found)
+        for shown, found in zip(declared, in_order(names, own), strict=True)
     )
 
 

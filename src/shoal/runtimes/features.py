@@ -1,11 +1,11 @@
 """What a model of tables takes: named columns, or one matrix; and how a request's arrays become it.
 
-Shared by the runtimes of scikit-learn, XGBoost and LightGBM; imports none of them.
+Shared by the runtimes of tables, from scikit-learn to CatBoost; imports none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -16,6 +16,7 @@ from shoal.domain.errors import InvalidInput, InvalidSpecification
 from shoal.domain.signature import TensorSpec
 from shoal.ports import Artifact
 from shoal.runtimes.arrays import text_of
+from shoal.runtimes.binding import in_order
 
 if TYPE_CHECKING:
     from shoal.ports import Arrays
@@ -78,10 +79,7 @@ class Features:
         found = {
             own: _flat(inputs[name], name) for own, name in zip(self.names, shown, strict=True)
         }
-        lengths = {len(column) for column in found.values()}
-        if len(lengths) > 1:
-            counted = ", ".join(f"{name} {len(column)}" for name, column in found.items())
-            raise InvalidInput(f"the columns differ in length ({counted}); one row needs them all")
+        check_lengths(found)
         return found
 
     def matrix_of(self, inputs: Arrays) -> NDArray[np.generic]:
@@ -153,7 +151,7 @@ def declared(features: Features, artifact: Artifact) -> Features:
         )
     if len(specs) == 1 and not features.names:
         return replace(features, matrix=specs[0])
-    shown = _in_order(names, specs)
+    shown = in_order(names, specs)
     return replace(
         features, names=names, shown=tuple(spec.name for spec in shown),
         datatypes=tuple(spec.datatype for spec in shown),
@@ -172,19 +170,26 @@ def are_text(categories: Sequence[Category] | None) -> bool:
     return bool(categories) and isinstance(next(iter(categories or ())), str)
 
 
-def _in_order(names: Sequence[str], specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    by_name = {spec.name: spec for spec in specs}
-    rest = iter([spec for spec in specs if spec.name not in names])
-    return [by_name.get(name) or next(rest) for name in names]
-
-
-def _flat(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+def flat(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """A column, [rows] or [rows, 1], as [rows]. Raises InvalidInput."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise InvalidInput(
             f"column {name!r} has the shape {list(array.shape)}; a column is [-1] or [-1, 1]"
         )
+    return array
+
+
+def check_lengths(columns: Mapping[str, Sized] | Mapping[str | int, Sized]) -> None:
+    """Raise InvalidInput unless all have as many rows."""
+    if len({len(column) for column in columns.values()}) > 1:
+        counted = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise InvalidInput(f"the columns differ in length ({counted}); one row needs them all")
+
+
+def _flat(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    array = flat(array, name)
     return text_of(array, name) if array.dtype.kind == "O" else array
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Final, TextIO
 
-from shoal.domain.errors import ArtifactMissing, InvalidArtifact, RuntimeMissing
+from shoal.domain.errors import AcceleratorFull, ArtifactMissing, InvalidArtifact, RuntimeMissing
 from shoal.ports import Artifact
 
 MAX_NOTES: Final = 8
@@ -33,13 +33,18 @@ def check_file(artifact: Artifact, suffixes: tuple[str, ...]) -> None:
             f"model {artifact.model!r}: {path.name} is a folder; the format {artifact.format} is a "
             f"file ({', '.join(suffixes)})"
         )
-    if not path.exists():
-        raise ArtifactMissing(
-            f"model {artifact.model!r}: {path.name} does not exist (any more); put it back or "
-            "register the model anew"
-        )
+    check_exists(artifact)
     if path.stat().st_size == 0:
         raise InvalidArtifact(f"model {artifact.model!r}: {path.name} is empty; copy it again")
+
+
+def check_exists(artifact: Artifact) -> None:
+    """Raise ArtifactMissing unless there is a file or a folder."""
+    if not artifact.path.exists():
+        raise ArtifactMissing(
+            f"model {artifact.model!r}: {artifact.path.name} does not exist (any more); put it "
+            "back or register the model anew"
+        )
 
 
 def import_framework(name: str, extra: str, artifact: Artifact) -> ModuleType:
@@ -57,6 +62,15 @@ def unreadable(artifact: Artifact, reason: str, way_out: str) -> InvalidArtifact
     return InvalidArtifact(
         f"model {artifact.model!r}: {artifact.path.name} cannot be read as {artifact.format}: "
         f"{reason.rstrip('.')}; {way_out}"
+    )
+
+
+def no_room(artifact: Artifact, reason: str, needed_bytes: int = 0) -> AcceleratorFull:
+    """On the artifact's device. needed_bytes: see AcceleratorFull."""
+    return AcceleratorFull(
+        f"model {artifact.model!r}: the accelerator {artifact.device} has too little memory free "
+        f"for it ({reason}); lower accelerator.share or accelerator.memory if others use the "
+        "device, too", needed_bytes,
     )
 
 

@@ -54,8 +54,9 @@ class LocalPackage:
 
     def remove(self) -> None:
         """Take all its modules out of `sys.modules`."""
-        for name in [name for name in sys.modules if name.split(".", 1)[0] == self.name]:
-            del sys.modules[name]
+        for name in tuple(sys.modules):  # a copy: other threads import meanwhile
+            if name.split(".", 1)[0] == self.name:
+                del sys.modules[name]
 
 
 class _Finder(MetaPathFinder):

@@ -1,4 +1,6 @@
-"""Loads ONNX models into ONNX Runtime sessions on the CPU. Loading them runs no code.
+"""Loads ONNX models into ONNX Runtime sessions, on the CPU or on a CUDA device where the installed
+ONNX Runtime can. Loading them runs no code. So it does with those that were converted to ONNX
+Runtime's own format (`.ort`).
 
 Names, datatypes and shapes are the graph's own, strictly. Options: none.
 """
@@ -11,22 +13,31 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from shoal.domain.errors import InvalidArtifact, InvalidInput
+from shoal.domain.errors import InvalidArtifact, InvalidInput, RuntimeMissing
 from shoal.domain.external_data import names_beside
 from shoal.domain.model import JsonValue
 from shoal.domain.signature import Signature, TensorSpec
 from shoal.ports import Artifact, LoadedModel
+from shoal.runtimes import cuda
 from shoal.runtimes.arrays import text_of, to_protocol
 from shoal.runtimes.binding import Bound, bind_inputs, bind_outputs, feed, shown_array, wanted
 from shoal.runtimes.loading import (
     check_file,
     import_framework,
+    no_room,
     parallel_calls,
     taking_notes,
     unreadable,
 )
-from shoal.runtimes.onnx_file import NotOnnx, stray_location
-from shoal.runtimes.onnx_session import Session, callers_errors, open_session, say
+from shoal.runtimes.onnx_file import stray_location
+from shoal.runtimes.onnx_session import (
+    CUDA_PROVIDER,
+    Session,
+    callers_errors,
+    open_session,
+    say,
+)
+from shoal.runtimes.wire_format import NotProtobuf
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,15 +53,25 @@ _DATATYPES: Final = {
 }
 _DAMAGED: Final = "it is cut off, damaged, or no ONNX file"
 _WAY_OUT: Final = "copy it again, or export it anew"
+_ORT: Final = ".ort"
+# How far the growth of a device's memory is believed beyond the weights: others use it, too.
+_BELIEVED: Final = 4
+_BELIEVED_BYTES: Final = 64 * 1024**2
+# A flatbuffer's root comes first, then its identifier.
+_ORT_MARK, _ORT_MARK_AT = b"ORTM", 4
 
 
 class OnnxRuntime:
     format = "onnx"
-    suffixes = (".onnx",)
+    suffixes = (".onnx", _ORT)
     options: tuple[str, ...] | None = ()
+    accelerators = (cuda.KIND,)
 
     def recognise(self, path: Path, head: bytes) -> bool:
-        return path.suffix.lower() in self.suffixes and not path.is_dir()
+        suffix = path.suffix.lower()
+        if suffix == _ORT:
+            return head.startswith(_ORT_MARK, _ORT_MARK_AT)
+        return suffix in self.suffixes and not path.is_dir()
 
     def runs_code(self, path: Path) -> bool:
         return False
@@ -58,25 +79,37 @@ class OnnxRuntime:
     def load(self, artifact: Artifact) -> LoadedModel:
         """See `Runtime.load`. Weights in the files of `domain.external_data` are read, too."""
         check_file(artifact, self.suffixes)
-        _check_locations(artifact)
+        if artifact.path.suffix.lower() == _ORT:
+            _check_ort(artifact)
+        else:
+            _check_locations(artifact)
         with taking_notes() as notes:
             framework = import_framework("onnxruntime", "onnx", artifact)
+            _check_device(framework, artifact)
+            before = _used_there(artifact)
             session = _open(framework, artifact)
         path = artifact.path
         beside = [path.with_name(name) for name in names_beside(path.name)]
         files = [path, *(file for file in beside if file.is_file())]
-        size = sum(file.stat().st_size for file in files) + session.size_bytes
-        return _OnnxModel(artifact, framework, session, size, tuple(notes))
+        weights = sum(file.stat().st_size for file in files)
+        if artifact.device is None:
+            size = weights + session.size_bytes
+            return _OnnxModel(artifact, framework, session, size, tuple(notes))
+        model = _OnnxModel(artifact, framework, session, session.size_bytes, tuple(notes))
+        grown = max(_used_there(artifact) - before, 0)
+        model.there = max(weights, min(grown, weights * _BELIEVED + _BELIEVED_BYTES))
+        return model
 
 
 class _OnnxModel:
     __slots__ = (
         "_callers_errors", "_inputs", "_model", "_names", "_outputs", "_plain", "_run", "_size",
-        "_texts", "max_concurrency", "may_wait", "notes", "platform", "signature",
+        "_texts", "max_concurrency", "may_wait", "notes", "platform", "signature", "there",
     )
 
     def __init__(self, artifact: Artifact, framework: ModuleType, session: Session, size: int,
                  notes: tuple[str, ...]) -> None:
+        self.there = 0
         own_inputs = [_described(artifact, node) for node in session.inputs]
         own_outputs = [_described(artifact, node) for node in session.outputs]
         self._inputs = bind_inputs(artifact, own_inputs)
@@ -137,6 +170,9 @@ class _OnnxModel:
     def size_bytes(self) -> int | None:
         return self._size
 
+    def accelerator_bytes(self) -> int:
+        return self.there
+
     def close(self) -> None:
         self._run = None
 
@@ -152,13 +188,29 @@ def _is_plain(bound: Bound) -> bool:
     )
 
 
+def _check_ort(artifact: Artifact) -> None:
+    """ONNX Runtime tells the two formats apart by the suffix, and only finds `.ort` in lower case.
+    It keeps no weights outside the file."""
+    path = artifact.path
+    with path.open("rb") as file:
+        head = file.read(_ORT_MARK_AT + len(_ORT_MARK))
+    if not head.startswith(_ORT_MARK, _ORT_MARK_AT):
+        raise unreadable(
+            artifact, "it is no ORT file",
+            "copy it again, or convert it: python -m onnxruntime.tools.convert_onnx_models_to_ort",
+        )
+    if path.suffix != _ORT:
+        raise unreadable(artifact, "ONNX Runtime knows it by its suffix alone",
+                         f"rename it to {path.stem}{_ORT}")
+
+
 def _check_locations(artifact: Artifact) -> None:
     """Raise InvalidArtifact when weights lie in files that are no part of the artifact, which may
     change unnoticed or lie anywhere."""
     name = artifact.path.name
     try:
         stray = stray_location(artifact.path)
-    except NotOnnx as error:
+    except NotProtobuf as error:
         raise unreadable(artifact, f"{_DAMAGED} ({error})", _WAY_OUT) from error
     if stray is not None:
         raise unreadable(
@@ -168,15 +220,35 @@ def _check_locations(artifact: Artifact) -> None:
         )
 
 
+def _check_device(framework: ModuleType, artifact: Artifact) -> None:
+    if artifact.device is not None and CUDA_PROVIDER not in framework.get_available_providers():
+        raise RuntimeMissing(
+            f"model {artifact.model!r} is to run on {artifact.device}, and the onnxruntime "
+            "installed here runs on the processor alone; install onnxruntime-gpu in its place, or "
+            "let the model run on the processor: placement.preferred_accelerator instead of "
+            "placement.accelerator"
+        )
+
+
+def _used_there(artifact: Artifact) -> int:
+    """Of the memory of the artifact's device, by everybody."""
+    return 0 if artifact.device is None else cuda.used_bytes(artifact.device) or 0
+
+
 def _open(framework: ModuleType, artifact: Artifact) -> Session:
+    device = None if artifact.device is None else cuda.number_of(artifact.device)
     try:
-        return open_session(framework, artifact.path, artifact.threads)
+        return open_session(framework, artifact.path, artifact.threads, device)
     except Exception as error:  # ONNX Runtime's errors share no base; told as the reason
         reason = say(error)
+        if device is not None and ("out of memory" in reason or "allocate memory" in reason):
+            raise no_room(artifact, reason) from error
         way_out = _WAY_OUT
         if "Protobuf parsing failed" in reason or "No graph" in reason:
             reason = _DAMAGED
-        elif "opset" in reason.lower() or "IR version" in reason:
+        elif "ORT model verification failed" in reason:
+            reason = "it is cut off or damaged"
+        elif "opset" in reason.lower() or "IR version" in reason or "format version" in reason:
             way_out = "upgrade onnxruntime, or export it for an older opset"
         raise unreadable(artifact, reason, way_out) from error
 

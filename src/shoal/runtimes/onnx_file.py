@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from shoal.domain.external_data import names_beside
+from shoal.runtimes.wire_format import NotProtobuf, fields
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _LOCATION: Final = b"location"
@@ -30,16 +31,11 @@ _FIELDS: Final[dict[str, dict[int, str]]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
 _TENSOR_ENTRY, _TENSOR_PLACE, _ENTRY_KEY, _ENTRY_VALUE = 13, 14, 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-class NotOnnx(ValueError):
-    """It is no protocol buffer, or is cut off."""
 
 
 def stray_location(path: Path) -> str | None:
     """A file that the model keeps weights in and that is no part of the artifact at `path`, as the
-    model names it; None when there is none. Raises NotOnnx, OSError."""
+    model names it; None when there is none. Raises NotProtobuf, OSError."""
     if not _mentions(path, _LOCATION):
         return None
     belonging = {PurePosixPath(name) for name in names_beside(path.name)}
@@ -60,12 +56,12 @@ def _mentions(path: Path, word: bytes) -> bool:
 
 def _locations(data: memoryview, message: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
-        raise NotOnnx(f"it is nested deeper than {_MAX_DEPTH} levels")
+        raise NotProtobuf(f"it is nested deeper than {_MAX_DEPTH} levels")
     if message == "Tensor":
         yield from _location_of_tensor(data)
         return
     inner = _FIELDS[message]
-    for number, content in _fields(data):
+    for number, content in fields(data):
         if number in inner and isinstance(content, memoryview):
             yield from _locations(content, inner[number], depth + 1)
 
@@ -73,48 +69,12 @@ def _locations(data: memoryview, message: str, depth: int) -> Iterator[str]:
 def _location_of_tensor(data: memoryview) -> list[str]:
     place = 0
     locations: list[str] = []
-    for number, content in _fields(data):
+    for number, content in fields(data):
         if number == _TENSOR_PLACE and isinstance(content, int):
             place = content
         elif number == _TENSOR_ENTRY and isinstance(content, memoryview):
-            entry = {key: bytes(value) for key, value in _fields(content)
+            entry = {key: bytes(value) for key, value in fields(content)
                      if isinstance(value, memoryview)}
             if entry.get(_ENTRY_KEY) == _LOCATION:
                 locations.append(entry.get(_ENTRY_VALUE, b"").decode("utf-8", "backslashreplace"))
     return locations if place == _EXTERNAL else []
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Numbers and contents; those of fixed size, which nothing here needs, are passed over."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-            yield tag >> 3, value
-            continue
-        if kind == _BYTES:
-            size, at = _varint(data, at)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise NotOnnx(f"byte {at - 1:,} begins no field")
-        if size > len(data) - at:
-            raise NotOnnx("its end is missing")
-        if kind == _BYTES:
-            yield tag >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Little-endian, seven bits a byte; and where it ends."""
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise NotOnnx("its end is missing")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _LOG_NOTHING: Final = 4  # of 0, verbose, to 4, fatal: what it logs as an error it raises as well
 # Up to this size a graph has so few nodes that fusing them gains a call less than 0.5 µs, while the
 # objects that fuse stay in memory with each session: 30 of 83 KiB, and half of the time to load.
@@ -41,8 +42,11 @@ class Session:
     size_bytes: int
 
 
-def open_session(framework: ModuleType, model: Path | bytes, threads: int) -> Session:
-    """Of a file, or of its content. Raises whatever ONNX Runtime does: its errors share no base."""
+def open_session(
+    framework: ModuleType, model: Path | bytes, threads: int, device: int | None = None
+) -> Session:
+    """Of a file, or of its content. device: the number of a CUDA device to run on, as far as its
+    operations can. Raises whatever ONNX Runtime does: its errors share no base."""
     options = framework.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -59,7 +63,7 @@ def open_session(framework: ModuleType, model: Path | bytes, threads: int) -> Se
         options.graph_optimization_level = framework.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = framework.InferenceSession(  # without a second try that prints
         str(model) if isinstance(model, Path) else model, options,
-        providers=["CPUExecutionProvider"], enable_fallback=0,
+        providers=_providers(device), enable_fallback=0,
     )
     return Session(
         # The session inside takes the same arguments. What is around it checks names that ours or
@@ -69,6 +73,15 @@ def open_session(framework: ModuleType, model: Path | bytes, threads: int) -> Se
         outputs=session.get_outputs(),
         size_bytes=_TINY_SESSION_BYTES if tiny else _SESSION_BYTES,
     )
+
+
+def _providers(device: int | None) -> list[str | tuple[str, dict[str, str]]]:
+    if device is None:
+        return ["CPUExecutionProvider"]
+    # Answers as on a processor, and no more memory than asked for: many models share the device.
+    wishes = {"device_id": str(device), "use_tf32": "0",
+              "arena_extend_strategy": "kSameAsRequested"}
+    return [(CUDA_PROVIDER, wishes), "CPUExecutionProvider"]
 
 
 @cache

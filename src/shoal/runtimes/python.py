@@ -11,7 +11,9 @@
             texts = [text.decode() for text in inputs["text"]]
             return {"words": [len(set(text.split()) - self.stop) for text in texts]}
 
-`load` may take a third argument: the options of the model's declaration, a dict. `inputs` and
+`load` may take a third argument: the options of the model's declaration, a dict; where the model
+is to run on an accelerator, `device` in it says which (`cuda:0`). What it takes there is measured
+where PyTorch holds it; else a method `accelerator_bytes` says it, in bytes. `inputs` and
 `outputs` (dicts or TensorSpecs), `load`, `close`, `max_concurrency` (calls at once; 1) and
 `max_batch_rows` (rows of several requests in one call, when each is answered by itself; 1) are
 optional. Without `inputs` anything a client sends is passed on. BYTES come as object arrays
@@ -27,7 +29,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +42,6 @@ from shoal.domain.errors import (
     InvalidArtifact,
     InvalidSpecification,
     ModelFailed,
-    RuntimeMissing,
     ShoalError,
 )
 from shoal.domain.model import JsonValue
@@ -49,16 +49,20 @@ from shoal.domain.signature import DATATYPES, Signature, TensorSpec
 from shoal.ports import Artifact, LoadedModel
 from shoal.runtimes.arrays import to_protocol
 from shoal.runtimes.binding import bind_inputs, bind_outputs, feed, shown_array
+from shoal.runtimes.cuda import KIND as CUDA
 from shoal.runtimes.loading import one_line, taking_notes
+from shoal.runtimes.local_code import failed, import_local
 from shoal.runtimes.local_imports import LocalPackage
+from shoal.runtimes.network_folder import FILE, is_network_folder
+from shoal.runtimes.torch_device import allocated_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from shoal.ports import Arrays
 
-FILE: Final = "model.py"
 _CLASS_OPTION: Final = "class"  # the one option that is ours, not the model's
+_DEVICE_OPTION: Final = "device"
 _CLASS: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -73,11 +77,16 @@ class PythonRuntime:
     format = "python"
     suffixes = (".py",)
     options: tuple[str, ...] | None = None  # any: they are handed to the class
+    accelerators = (CUDA,)
 
     def recognise(self, path: Path, head: bytes) -> bool:
-        """A file `model.py`, or a folder that holds one."""
+        """A file `model.py`, or a folder that holds one, unless MLflow wrote it or it is that of a
+        network with its weights."""
         if path.is_dir():
-            return (path / FILE).is_file()
+            return (
+                (path / FILE).is_file() and not (path / "MLmodel").exists()
+                and not is_network_folder(path)
+            )
         return path.name == FILE
 
     def runs_code(self, path: Path) -> bool:
@@ -87,17 +96,22 @@ class PythonRuntime:
         """See `Runtime.load`."""
         folder, module_name, class_name = _place(artifact)
         package = LocalPackage(folder, artifact.model)
+        before = _allocated(artifact)
         try:
             with taking_notes() as notes:
-                module = _import(artifact, package, module_name)
+                module = import_local(artifact, package, module_name)
                 instance = _make(artifact, package, module, class_name)
-            return _PythonModel(artifact, package, instance, notes)
+            model = _PythonModel(artifact, package, instance, notes)
+            model.there = _told(artifact, instance, _allocated(artifact) - before)
+            return model
         except BaseException:
             package.remove()
             raise
 
 
 class _PythonModel:
+    there = 0
+
     def __init__(self, artifact: Artifact, package: LocalPackage, instance: _Served,
                  notes: Sequence[str]) -> None:
         self._who = f"model {artifact.model!r}: {type(instance).__name__}.predict"
@@ -150,6 +164,9 @@ class _PythonModel:
     def size_bytes(self) -> int | None:
         return None
 
+    def accelerator_bytes(self) -> int:
+        return self.there
+
     def close(self) -> None:
         """Calls the class's `close`, if it has one, and forgets its modules."""
         closing = getattr(self._instance, "close", None)
@@ -184,27 +201,6 @@ def _place(artifact: Artifact) -> tuple[Path, str, str]:
     return folder, module, name
 
 
-def _import(artifact: Artifact, package: LocalPackage, name: str) -> ModuleType:
-    try:
-        return package.import_module(name)
-    except ShoalError:
-        raise
-    except SyntaxError as error:
-        raise InvalidArtifact(
-            f"model {artifact.model!r}: {Path(error.filename or artifact.path.name).name} line "
-            f"{error.lineno}: {error.msg}; correct it"
-        ) from error
-    except ModuleNotFoundError as error:
-        if error.name and package.holds(error.name):
-            raise _failed(artifact, package, error, "importing it") from error
-        raise RuntimeMissing(
-            f"model {artifact.model!r}: {_line_in(package, error)} imports {error.name!r}, which "
-            "is not installed; install it, or put the file beside the model"
-        ) from error
-    except Exception as error:  # the model's own code, which raises anything; told as the reason
-        raise _failed(artifact, package, error, "importing it") from error
-
-
 def _make(artifact: Artifact, package: LocalPackage, module: ModuleType, name: str) -> _Served:
     """An instance of the class, loaded."""
     made = getattr(module, name, None)
@@ -220,12 +216,35 @@ def _make(artifact: Artifact, package: LocalPackage, module: ModuleType, name: s
         if callable(loading):
             options = {**artifact.options}
             options.pop(_CLASS_OPTION, None)
+            if artifact.device is not None:
+                options[_DEVICE_OPTION] = artifact.device
             loading(*[package.folder, options][: _positional(loading)])
     except ShoalError:
         raise
     except Exception as error:  # the model's own code, which raises anything; told as the reason
-        raise _failed(artifact, package, error, f"making its {name}") from error
+        raise failed(artifact, package, error, f"making its {name}") from error
     return cast("_Served", instance)
+
+
+def _allocated(artifact: Artifact) -> int:
+    """By PyTorch, on the device of the artifact."""
+    return 0 if artifact.device is None else allocated_bytes(artifact.device) or 0
+
+
+def _told(artifact: Artifact, instance: _Served, grown_bytes: int) -> int:
+    """What it takes on its device."""
+    if artifact.device is None:
+        return 0
+    telling = getattr(instance, "accelerator_bytes", None)
+    if not callable(telling):
+        return max(grown_bytes, 0)
+    told = telling()
+    if not isinstance(told, int) or told < 0:
+        raise InvalidArtifact(
+            f"model {artifact.model!r}: accelerator_bytes of {type(instance).__name__} gave "
+            f"{told!r}; it must give a number of bytes"
+        )
+    return told
 
 
 def _positional(method: Callable[..., object]) -> int:
@@ -235,36 +254,6 @@ def _positional(method: Callable[..., object]) -> int:
         return 2
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return 2 if sum(kind in positional for kind in kinds) > 1 else 1
-
-
-def _failed(artifact: Artifact, package: LocalPackage, error: Exception, doing: str
-            ) -> InvalidArtifact:
-    return InvalidArtifact(
-        f"model {artifact.model!r}: {doing} failed at {_line_in(package, error)}: "
-        f"{type(error).__name__}: {one_line(error)}; {_way_out(package, error)}"
-    )
-
-
-def _way_out(package: LocalPackage, error: Exception) -> str:
-    """Pickles end with these two errors when they name a class of the model's own files."""
-    missing: object = None
-    if isinstance(error, ModuleNotFoundError):
-        missing = error.name
-    elif isinstance(error, KeyError) and error.args:
-        missing = error.args[0]
-    if isinstance(missing, str) and package.holds(missing):
-        return (
-            f"a pickle of a class in the model's own {missing} cannot be loaded: install it as a "
-            "package, or save what the object holds instead of the object"
-        )
-    return "correct it"
-
-
-def _line_in(package: LocalPackage, error: BaseException) -> str:
-    """The last line of the model's own files that the error passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(package.folder)]
-    return f"{Path(own[-1].filename).name} line {own[-1].lineno}" if own else "its code"
 
 
 def _specs(instance: object, kind: str, artifact: Artifact) -> tuple[TensorSpec, ...]:

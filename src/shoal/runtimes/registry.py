@@ -5,12 +5,13 @@ Imports no framework, and loads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, cast
 
 from shoal.domain.errors import RuntimeMissing, UnknownFormat
+from shoal.domain.serving_runtime import DeclaredRuntime
 from shoal.ports import Runtime
 
 ENTRY_POINT_GROUP: Final = "shoal.runtimes"
@@ -23,10 +24,12 @@ class RuntimeRegistry:
     runtimes: asked in this order; of two with one format the first is kept and the other becomes
         a problem.
     problems: by the name of a runtime, why it cannot be used. They concern only that runtime.
+    outside: gives the serving runtimes that are declared beside those here; none, until it is set.
     """
 
     def __init__(self, runtimes: Sequence[Runtime], problems: Mapping[str, str] | None = None
                  ) -> None:
+        self.outside: Callable[[], Sequence[DeclaredRuntime]] = tuple
         self._by_format: dict[str, Runtime] = {}
         self._problems = dict(problems or {})
         for runtime in runtimes:
@@ -63,6 +66,10 @@ class RuntimeRegistry:
     def formats(self) -> tuple[str, ...]:
         """Known formats, sorted."""
         return tuple(sorted(self._by_format))
+
+    def declared(self) -> Sequence[DeclaredRuntime]:
+        """Serving runtimes outside, as they are declared now."""
+        return self.outside()
 
     def get(self, format: str) -> Runtime:  # noqa: A002 - the domain's word
         """The runtime of `format`. Raises UnknownFormat naming the known ones, or RuntimeMissing

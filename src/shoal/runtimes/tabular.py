@@ -1,6 +1,6 @@
 """How models of tables answer: a request's arrays in, one function a wanted output, arrays out.
 
-Shared by the runtimes of scikit-learn, XGBoost and LightGBM; imports none of them.
+Shared by the runtimes of tables, from scikit-learn to CatBoost; imports none of them.
 """
 
 from __future__ import annotations

@@ -7,20 +7,24 @@ from shoal.settings.groups import (
     FolderSettings,
     GrpcSettings,
     HttpSettings,
+    IsolationSettings,
     LoadSettings,
     LogSettings,
     ManagementSettings,
     MetricsSettings,
+    RecycleSettings,
     RegistrySettings,
     RequestSettings,
     Settings,
     TrustSettings,
-    parse_bytes,
 )
+from shoal.settings.kinds import parse_bytes
+from shoal.settings.mesh import MeshSettings
 from shoal.settings.reading import (
     Configuration,
     SettingField,
     read_settings,
+    restore_settings,
     setting_fields,
     value_of,
 )
@@ -31,10 +35,13 @@ __all__ = [
     "FolderSettings",
     "GrpcSettings",
     "HttpSettings",
+    "IsolationSettings",
     "LoadSettings",
     "LogSettings",
     "ManagementSettings",
+    "MeshSettings",
     "MetricsSettings",
+    "RecycleSettings",
     "RegistrySettings",
     "RequestSettings",
     "SettingField",
@@ -42,6 +49,7 @@ __all__ = [
     "TrustSettings",
     "parse_bytes",
     "read_settings",
+    "restore_settings",
     "setting_fields",
     "value_of",
 ]

@@ -6,59 +6,12 @@ Knows nothing of flags, environment or files; `reading` does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
-_UNITS: Final = {
-    "": 1, "b": 1,
-    "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3,
-    "t": 1000**4, "tb": 1000**4,
-    "ki": 1024, "kib": 1024, "mi": 1024**2, "mib": 1024**2, "gi": 1024**3, "gib": 1024**3,
-    "ti": 1024**4, "tib": 1024**4,
-}
-
-
-def parse_bytes(value: object) -> object:
-    """`512MiB`, `2g`, `1.5 GB` or a number of bytes, to an int; anything else unchanged, for the
-    validation that follows to refuse."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip().lower().replace("_", "")
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = text[len(number) :].strip()
-    if unit not in _UNITS:
-        raise ValueError(f"{value!r} is not a size; write for example 512MiB, 2GiB or 1000000")
-    try:
-        return round(float(number) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{value!r} is not a size; write for example 512MiB, 2GiB or 1000000"
-        ) from None
-
-
-def _comma_separated(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _off(value: object) -> object:
-    """YAML 1.1 takes `off` for "no"."""
-    return "off" if value is False else value
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+from shoal.settings.kinds import Bytes, Folder, Group, Names, Port, Seconds, off
+from shoal.settings.mesh import MeshSettings
 
 
 class HttpSettings(Group):
@@ -180,6 +133,24 @@ class CacheSettings(Group):
     Off, because free memory serves nobody."""
 
 
+class AcceleratorSettings(Group):
+    """Accelerators (GPUs), on which models run that ask for it (`placement.accelerator`)."""
+
+    devices: Annotated[Names, BeforeValidator(off)] = ("auto",)
+    """Which are used (comma-separated), as frameworks name them, such as `cuda:0,cuda:1`. `auto`:
+    all that NVIDIA's driver shows, which CUDA_VISIBLE_DEVICES limits; `off`: none. One that is
+    named need not be found where `accelerator.memory` says how much it has."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the memory of each that models may fill where `accelerator.memory` is not set; of
+    several workers, all together. The rest is for frameworks and for calls in progress, which take
+    some beside the models."""
+
+    memory: Bytes = 0
+    """Budget for models on each, in bytes or with a unit (`20GiB`); 0: `accelerator.share` of what
+    it has. Each of `workers` has its part."""
+
+
 class LoadSettings(Group):
     """Getting models into memory."""
 
@@ -205,12 +176,16 @@ class LoadSettings(Group):
     retry_max_s: Seconds = 300.0
     """Seconds between tries at most: an outage that ends is noticed within five minutes."""
 
+    retry_deadly_s: Seconds = 3600.0
+    """Seconds until a revision is tried again that ended two instances while they loaded it, if
+    nobody loads it by hand. An hour: each try may cost an instance."""
+
     max_wait_s: Seconds = 30.0
     """Seconds that a new load would have to wait in the queue, by the measured load times, beyond
     which the instance counts as thrashing while it is evicting, and refuses models worth less than
     those they would displace. Clients rarely wait longer."""
 
-    optimize: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "off"
+    optimize: Annotated[Literal["auto", "off"], BeforeValidator(off)] = "off"
     """Whether scikit-learn, XGBoost and LightGBM models are converted to ONNX once they are asked
     often; kept where sampled answers agree and are faster. A model's own `optimize` wins. Off:
     a converted model's answers may differ in the sixth digit, and it takes more memory."""
@@ -224,9 +199,10 @@ class RequestSettings(Group):
     KServe's default."""
 
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads for models too slow for the event loop; 0: four for each CPU this process may use,
-    and at least 16. Each model uses only what its framework gains from, so that several slow ones
-    leave threads for the others; an idle thread costs nothing."""
+    """Threads for models too slow for the event loop, of which each of `workers` has its part,
+    rounded up; 0: four for each CPU that may be used, and at least 16 in each. A model uses only
+    what its framework gains from, so that several slow ones leave threads for the others; an idle
+    thread costs nothing."""
 
     thread_niceness: Annotated[int, Field(ge=0, le=19)] = 5
     """How much less of the processors threads that run and load models get than the event loop, as
@@ -278,7 +254,35 @@ class RegistrySettings(Group):
     """Where declarations are kept."""
 
     url: str = "sqlite"
-    """`sqlite`: a file in `data_dir`, survives restarts; `memory`: forgotten at the end."""
+    """`sqlite`: a file in `data_dir`, survives restarts; `memory`: forgotten at the end;
+    `etcd://host:2379,host2:2379/prefix`: an etcd of version 3.4 or later, by any of its members,
+    for instances on several machines; `etcds://`: the same over TLS. Without a prefix, keys begin
+    with `/shoal/`."""
+
+    username: str = ""
+    """User of etcd; empty: none."""
+
+    password: SecretStr = SecretStr("")
+    """That user's password. Better said in the environment, or in a file, than by the flag, which
+    every user of the machine can read."""
+
+    password_file: str = ""
+    """File with that password, read again at every sign-in, so that a changed one counts."""
+
+    ca_file: str = ""
+    """Certificates of the authorities that sign those of etcd's members, in PEM; empty: the
+    system's. Only with `etcds://`."""
+
+    cert_file: str = ""
+    """Certificate by which etcd knows this client, in PEM, with those that lead to its authority;
+    empty: none."""
+
+    key_file: str = ""
+    """Private key of `cert_file`, in PEM."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds that a request to etcd may take, whichever members it is tried at, and after which a
+    silent watch asks for a sign of life. Elections end within two or three."""
 
     usage_interval_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between saves of when models were last used, which orders loading after a restart."""
@@ -309,15 +313,142 @@ class MetricsSettings(Group):
     a few KiB here and in Prometheus."""
 
 
+class StorageSettings(Group):
+    """Artifacts that lie elsewhere: in object stores, on web servers, in registries of models."""
+
+    cache_dir: str = ""
+    """Folder for what was downloaded, shared by the processes of this machine; empty:
+    `artifacts` in `data_dir`."""
+
+    cache_size: Bytes = 10 * 1024**3
+    """What downloaded artifacts may take on disk, in bytes or with a unit; the least valuable ones
+    that no model uses leave first."""
+
+    credentials: Names = ()
+    """Files or folders (comma-separated) with named credentials, in the shape of KServe's and
+    ModelMesh's `storage-config`. Changes in them take effect without a restart."""
+
+    credentials_key_file: str = ""
+    """File with the keys that named credentials in the registry are encrypted with, the same for
+    all instances: one a line, 32 bytes in base64 or hex, read at the start. The first encrypts, all
+    decrypt. Empty: they are stored as they are, for whoever reads the registry to see."""
+
+    connections: Annotated[int, Field(ge=1, le=256)] = 8
+    """Connections at once for one download."""
+
+    downloads: Annotated[int, Field(ge=1, le=256)] = 8
+    """Models that are to be loaded whose files come at once. They take no place of
+    `load.concurrency` meanwhile, but their room in memory is reserved."""
+
+    part_size: Bytes = 16 * 1024**2
+    """Larger files are downloaded in parts of this size, in bytes or with a unit, at once and
+    resumed one by one. Smaller parts lose less when a connection is cut, larger ones ask less."""
+
+    poll_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between looks at a watched folder that lies elsewhere: each lists all of it."""
+
+    ca_file: str = ""
+    """Certificates of private authorities, in PEM, that are trusted at every place beside the
+    system's; read at the start. Those of one place alone belong into its credentials."""
+
+    insecure_registries: Names = ()
+    """Registries of images (comma-separated, `host` or `host:port` as in the URI) that are asked
+    without TLS, beside those of this machine. Empty: who is between could send other models."""
+
+
 class TrustSettings(Group):
     """Artifacts that can run code when they load: pickle, joblib, Python classes."""
 
     locations: Names = ()
-    """Folders (comma-separated) from which such artifacts may be loaded, beside those named on the
-    command line. Empty: a registered path must be listed first."""
+    """Folders and URIs (comma-separated) from which such artifacts may be loaded, beside those
+    named on the command line. Empty: a registered path must be listed first."""
 
     skops_types: Names = ()
     """Types (comma-separated, full names) accepted in skops files beside its defaults."""
+
+    scan: Annotated[Literal["off", "advise"], BeforeValidator(off)] = "off"
+    """Whether picklescan looks into artifacts that can run code once they are declared, and says in
+    events what it finds. It decides nothing. Off: it takes some 0.2 s of a processor a model at
+    every start, and finds little in joblib files."""
+
+    signatures: Annotated[Literal["off", "required"], BeforeValidator(off)] = "off"
+    """Whether artifacts must be signed by one of `trust.public_keys` to be loaded, whatever their
+    format and whoever registered them. Off: few are signed yet."""
+
+    signed_locations: Names = ()
+    """Folders and URIs (comma-separated) in which artifacts must be signed, where
+    `trust.signatures` is `required`; empty: everywhere."""
+
+    public_keys: Names = ()
+    """Files (comma-separated) with the public keys that are trusted to sign models, in PEM:
+    elliptic curve keys over P-256, P-384 or P-521, or certificates that hold one. Read at the
+    start."""
+
+
+class IsolationSettings(Group):
+    """Models in processes of their own: those registered with `trust: isolated`, and Python models
+    with a `requirements.txt`."""
+
+    environments_dir: str = ""
+    """Folder for the environments of models with requirements, shared by the processes of this
+    machine; empty: `environments` in `data_dir`."""
+
+    max_environments: Annotated[int, Field(ge=1)] = 16
+    """Environments that are kept; of those that no model uses the one used longest ago leaves
+    first. Some frameworks take gigabytes on disk."""
+
+    memory_factor: Annotated[float, Field(ge=0)] = 4.0
+    """A process may take so many times its model's size, as declared or measured after the load,
+    and at least 512 MiB more than it has then; beyond, what asks for memory fails in it. While a
+    model of undeclared size loads, its process may take the instance's whole budget. 0: no bound.
+    Answers of some models need a multiple of the model."""
+
+    start_timeout_s: Annotated[float, Field(gt=0)] = 180.0
+    """Seconds until the process must have loaded its model; then it is killed. Less than
+    `load.timeout_s`, after which nobody would wait for it."""
+
+    call_timeout_s: Seconds = 120.0
+    """Seconds in which a call must be answered; then the process is killed, and started again by
+    the next request. 0: never. Twice `request.timeout_s`, so that nobody waits any more."""
+
+
+class RecycleSettings(Group):
+    """Processes replaced by fresh ones, for frameworks and models' code that leak or hang: workers,
+    that is with `workers` above 1 or with `recycle.supervise`."""
+
+    supervise: bool = False
+    """Whether a single process (`workers` is 1) has a supervisor too, which starts it again when it
+    dies and replaces it when it leaks. Off: it costs 31 MB, and containers and service managers
+    start processes again as well, though requests fail meanwhile."""
+
+    max_leak_share: Annotated[float, Field(ge=0)] = 0.5
+    """Share of its budget, at least 64 MiB, that a process may hold beyond what its models are
+    booked for, for `recycle.leak_s`; then it has leaked. A worker is replaced: its successor starts
+    and loads what was used lately, then it leaves. Any other process says so, in events and
+    problems. 0: never. Half, as the cache shrinks by as much before."""
+
+    leak_s: Seconds = 600.0
+    """Seconds for which it must hold that much all the time: requests in progress hold memory,
+    too, and a successor costs loads. So a worker is replaced once in that time at most."""
+
+    exit: bool = False
+    """Whether a process without a supervisor of Shoal's ends in order when it has leaked, with
+    status 75, for who started it (Kubernetes, systemd) to start it again. Others of its mesh take
+    over what was used lately, and go one after the other. Off: without others, requests fail until
+    it is back."""
+
+    max_age_s: Seconds = 0.0
+    """Seconds after which a worker is replaced, one at a time; 0: never."""
+
+    max_growth: Bytes = 0
+    """Bytes that a worker may grow beyond its budget for models and what it had when it was ready,
+    in bytes or with a unit; then it is replaced, at most once a minute. 0: never."""
+
+    hang_timeout_s: Seconds = 60.0
+    """Seconds without a sign of life of a worker's event loop, after which the stacks of its
+    threads are logged and it is ended with SIGABRT and started again; 0: never. Longer than any
+    load that keeps the interpreter's lock. Time that a worker is stopped, by a signal or a
+    debugger, does not count."""
 
 
 class Settings(Group):
@@ -333,8 +464,14 @@ class Settings(Group):
     """Budget for models in memory, in bytes or with a unit (`4GiB`); 0: `cache.share` of what this
     process may use."""
 
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    """Processes that serve together on the same ports, each with its part of `memory`; 0: one for
+    each processor that may be used. One by default: a process answers thousands of requests a
+    second, and each costs memory for the frameworks it imports."""
+
     instance_id: str = ""
-    """Name of this instance; empty: host name and a random suffix."""
+    """Name of this instance; empty: host name and a random suffix. Of several workers, what their
+    names begin with."""
 
     shutdown_timeout_s: Seconds = 30.0
     """Seconds that running requests have to finish after SIGTERM. Kubernetes' grace period."""
@@ -343,10 +480,15 @@ class Settings(Group):
     grpc: GrpcSettings = GrpcSettings()
     management: ManagementSettings = ManagementSettings()
     cache: CacheSettings = CacheSettings()
+    accelerator: AcceleratorSettings = AcceleratorSettings()
     load: LoadSettings = LoadSettings()
     request: RequestSettings = RequestSettings()
     folder: FolderSettings = FolderSettings()
     registry: RegistrySettings = RegistrySettings()
+    mesh: MeshSettings = MeshSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    recycle: RecycleSettings = RecycleSettings()
+    isolation: IsolationSettings = IsolationSettings()
+    storage: StorageSettings = StorageSettings()
     trust: TrustSettings = TrustSettings()

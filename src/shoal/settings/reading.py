@@ -11,16 +11,18 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from shoal.domain.errors import InvalidSpecification
 from shoal.domain.model import JsonValue
-from shoal.settings.groups import Group, Settings, parse_bytes
+from shoal.settings.groups import Settings
+from shoal.settings.kinds import Group, parse_bytes
 
 # Variables that begin like ours and are not settings: the command line's, and those that Kubernetes
 # sets for a Service named "shoal" (https://kubernetes.io/docs/concepts/services-networking/service/).
@@ -32,16 +34,22 @@ _FOREIGN_VARIABLES: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class SettingField:
     """One setting. path: `group.name`. default: as people write it. kind: `text`, `number`, `size`,
-    `switch` or the words to choose from, joined by `|`."""
+    `switch` or the words to choose from, joined by `|`. secret: its value is never shown."""
 
     path: str
     doc: str
     default: JsonValue
     kind: str
+    secret: bool = False
 
     @property
     def flag(self) -> str:
         return "--" + self.path.replace(".", "-").replace("_", "-")
+
+    @property
+    def short_flag(self) -> str | None:
+        """Of what a group is mostly about: `--registry` for `registry.url`."""
+        return self.flag.removesuffix("-url") if self.path.endswith(".url") else None
 
     @property
     def variable(self) -> str:
@@ -59,10 +67,11 @@ class SettingField:
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """The settings in force and where each comes from, by path: `default`, `file`, `environment` or
-    `flag`."""
+    `flag`. given: what was said, by path, as it was said; may hold secrets."""
 
     settings: Settings
     sources: Mapping[str, str]
+    given: Mapping[str, object] = attribute(default_factory=dict)
 
 
 @cache
@@ -74,7 +83,7 @@ def setting_fields() -> tuple[SettingField, ...]:
 
 
 def value_of(settings: Settings, path: str) -> JsonValue:
-    """The value of the setting `path` as JSON shows it."""
+    """The value of the setting `path` as JSON shows it; a secret as asterisks."""
     value: JsonValue = settings.model_dump(mode="json")
     for part in path.split("."):
         assert isinstance(value, dict)
@@ -98,6 +107,14 @@ def read_settings(
     ):
         given |= values
         sources |= dict.fromkeys(values, source)
+    return restore_settings(given, sources)
+
+
+def restore_settings(given: Mapping[str, object], sources: Mapping[str, str]) -> Configuration:
+    """The configuration with this `given` and these `sources`, as another process read it.
+
+    Raises InvalidSpecification as `read_settings`.
+    """
     nested: dict[str, object] = {}
     for path, value in given.items():
         group, _, name = path.rpartition(".")
@@ -105,7 +122,7 @@ def read_settings(
         assert isinstance(target, dict)
         target[name] = value
     try:
-        return Configuration(Settings.model_validate(nested), sources)
+        return Configuration(Settings.model_validate(nested), sources, given)
     except ValidationError as error:
         raise _refused(error, sources) from None
 
@@ -120,8 +137,9 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[SettingField]:
         yield SettingField(
             path=prefix + name,
             doc=" ".join((field.description or "").split()),
-            default=str(shown) if isinstance(shown, Path) else shown,
+            default=str(shown) if isinstance(shown, Path | SecretStr) else shown,
             kind=_kind(field.annotation, field.metadata),
+            secret=field.annotation is SecretStr,
         )
 
 
@@ -156,7 +174,7 @@ def _from_file(file: Path) -> dict[str, object]:
         raise InvalidSpecification(
             f"settings file {file}: cannot be read: {error.strerror}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes, or a date that is none
         reason = " ".join(str(error).split())
         raise InvalidSpecification(f"settings file {file}: not valid YAML: {reason}") from None
     if content is None:
@@ -202,5 +220,6 @@ def _refused(error: ValidationError, sources: Mapping[str, str]) -> InvalidSpeci
         field = fields[path]
         said = {"flag": field.flag, "environment": field.variable}.get(source, f"{path} ({source})")
         reason = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"setting {said}: {problem['input']!r}: {reason[0].lower()}{reason[1:]}")
+        value = "its value" if field.secret else repr(problem["input"])
+        lines.append(f"setting {said}: {value}: {reason[0].lower()}{reason[1:]}")
     return InvalidSpecification("; ".join(lines))

@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from shoal.domain.errors import ArtifactMissing, InvalidSpecification, UnknownFormat
 from shoal.storage.description import Description
-from shoal.storage.files import ignored, readable_name, reading
-from shoal.storage.formats import FormatFinder, check_format, describe_formats, folder_format
+from shoal.storage.files import SIGNATURE_SUFFIX, ignored, readable_name, reading
+from shoal.storage.formats import (
+    FormatFinder,
+    Found,
+    check_format,
+    describe_formats,
+    folder_format,
+)
 from shoal.storage.layout import DESCRIPTION_NAMES
+from shoal.storage.mlmodel import native
+from shoal.storage.names import some
 
 MAX_ENTRIES: Final = 1_000
 """Names in a folder among which an artifact is looked for; in a larger one it must be named."""
 
-_SHOWN: Final = 5
 _TEXT_STEMS: Final = ("readme", "license", "licence", "notice", "changelog")
 _TEXT_SUFFIXES: Final = (".md", ".rst", ".txt")
-
-
-class Found(NamedTuple):
-    """An artifact: the file, or the folder where the format is one."""
-
-    path: Path
-    format: str
 
 
 def is_text(name: str) -> bool:
@@ -75,6 +75,11 @@ def _in_folder(folder: Path, finder: FormatFinder, wanted: str | None,
     named = _named(folder, described)
     if named is not None:
         return _with_folder(find_artifact(named, finder, wanted), folder, finder, names)
+    if wanted is not None and wanted not in finder.formats():
+        return _of_server(wanted, folder, names)
+    framework = native(folder, finder)
+    if framework is not None and wanted in (None, framework.format):
+        return framework
     whole = folder_format(folder, finder)
     if whole is not None and wanted in (None, whole):
         lone = folder / names[0] if len(names) == 1 else None
@@ -94,11 +99,23 @@ def _in_folder(folder: Path, finder: FormatFinder, wanted: str | None,
     raise _undecided(folder, names, candidates, finder, wanted)
 
 
+def _of_server(wanted: str, folder: Path, names: list[str]) -> Found:
+    """Of a format that only serving runtimes know: the one file there is, else all of it."""
+    told = [name for name in names if not is_text(name)]
+    if not told:
+        raise ArtifactMissing(
+            f"{folder} holds no artifact; put one of the format {wanted!r} there")
+    lone = folder / told[0]
+    return Found(lone if len(told) == 1 and lone.is_file() else folder, wanted)
+
+
 def _names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(
-            e.name for e in entries if not ignored(e.name) and e.name not in DESCRIPTION_NAMES
-        )
+        names = {e.name for e in entries if not ignored(e.name)}
+    return sorted(
+        name for name in names - set(DESCRIPTION_NAMES)
+        if not (name.endswith(SIGNATURE_SUFFIX) and name.removesuffix(SIGNATURE_SUFFIX) in names)
+    )
 
 
 def _named(folder: Path, described: Description | None) -> Path | None:
@@ -158,7 +175,7 @@ def _of_format(wanted: str, candidates: list[Found], folder: Path, names: list[s
 def _undecided(folder: Path, names: list[str], candidates: list[Found], finder: FormatFinder,
                wanted: str | None) -> ArtifactMissing | UnknownFormat | InvalidSpecification:
     if candidates:
-        listed = _some([f"{each.path.name} ({each.format})" for each in candidates])
+        listed = some([f"{each.path.name} ({each.format})" for each in candidates])
         return InvalidSpecification(
             f"{folder} holds several artifacts: {listed}; name the one to serve with 'uri' in a "
             "model.yaml there, or give 'format' if that tells them apart"
@@ -170,11 +187,6 @@ def _undecided(folder: Path, names: list[str], candidates: list[Found], finder: 
                                f"{known}")
     looked_for = f"an artifact of the format {wanted!r}" if wanted else f"one of {known}"
     return UnknownFormat(
-        f"{folder} holds nothing that is recognised: found {_some(shown)}; looked for "
+        f"{folder} holds nothing that is recognised: found {some(shown)}; looked for "
         f"{looked_for}; name the file with 'uri' and its 'format' in a model.yaml there"
     )
-
-
-def _some(items: list[str]) -> str:
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,52 +1,91 @@
-"""Lists what lies in a watched folder, one entry a model, and stamps the state of each.
+"""A watched folder of this machine: lists what lies in it, one entry a model, stamps the state of
+each, and reads it.
 
-Tells entries by their names alone; opens no file.
+Tells entries by their names alone.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from shoal.domain.errors import InvalidSpecification, ShoalError
-from shoal.domain.external_data import EXTERNAL_DATA
-from shoal.storage.artifact import is_text
-from shoal.storage.files import Stamp, ignored, reading, stamp
-from shoal.storage.formats import FormatFinder, known_suffixes, without_suffix
+from shoal.domain.errors import InvalidSpecification, ShoalError, ShuttingDown
+from shoal.storage.declare import Elsewhere, Sources
+from shoal.storage.digest import ContentMemory
+from shoal.storage.entry import Outcome, read_entry
+from shoal.storage.files import Stamp, ignored, readable_name, reading, stamp
+from shoal.storage.formats import FormatFinder
+from shoal.storage.grouping import Grouping
 from shoal.storage.layout import is_model
-from shoal.storage.model_yaml import SUFFIXES as DESCRIPTION_SUFFIXES
+from shoal.storage.names import shown
+from shoal.storage.notices import Notices
+from shoal.storage.uri import is_remote
+
+
+def origin_of(given: str) -> str:
+    """What records of a watched folder's models name it. given: its path or URI."""
+    name = shown(given.rstrip("/")) if is_remote(given) else readable_name(Path(given).absolute())
+    return f"folder:{name}"
 
 
 class Children:
     """The models in `path`; or the one model that `path` is, which is decided at the first look
-    and stays. `watch_beside` has further paths by entry whose change is the entry's."""
+    and stays. See `folder.Watched`."""
 
-    def __init__(self, path: Path, finder: FormatFinder) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, finder: FormatFinder, elsewhere: Elsewhere | None = None
+    ) -> None:
+        self.path = path.absolute()
+        self.name = readable_name(self.path)
+        self.origin = origin_of(str(path))
         self.single: bool | None = None
         self.identity: tuple[int, int] | None = None
-        self.watch_beside: dict[str, tuple[Path, ...]] = {}
+        self._beside: dict[str, tuple[Path, ...]] = {}  # what else changes an entry, by entry
+        self._stopping = threading.Event()
         self._finder = finder
-        self._suffixes = known_suffixes(finder)
+        self._sources = Sources(
+            finder, ContentMemory(self._go_on).read, elsewhere=elsewhere)
+        self._grouping = Grouping(finder)
 
-    def path_of(self, entry: str) -> Path:
+    async def listen(self, notices: Notices) -> None:
+        await notices.listen(self.path, self.identity)
+
+    def uri_of(self, entry: str) -> str:
+        return str(self._path_of(entry))
+
+    def _path_of(self, entry: str) -> Path:
         return self.path if self.single else self.path / entry
+
+    def read(self, entry: str, registered_at: float) -> Outcome:
+        outcome = read_entry(entry, self._path_of(entry), self._sources, origin=self.origin,
+                             registered_at=registered_at)
+        if outcome.beside:
+            self._beside[entry] = outcome.beside
+        elif not outcome.changed:
+            self._beside.pop(entry, None)
+        return outcome
+
+    def forget(self, entry: str) -> None:
+        self._beside.pop(entry, None)
+
+    def stop(self, *, now: bool) -> None:
+        if now:
+            self._stopping.set()
+        else:
+            self._stopping.clear()
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise ShuttingDown(f"{self.path} is not read any further")
 
     def default_name(self, entry: str) -> str:
         """What the model is called when nothing in it says otherwise."""
         if self.single and self.path.is_dir():
             return entry
-        return without_suffix(entry, (*self._suffixes, *DESCRIPTION_SUFFIXES))
-
-    def group(self, name: str) -> set[str]:
-        """Every entry whose state a change of the file `name` may touch."""
-        owner = next((name.removesuffix(e) for e in EXTERNAL_DATA if name.endswith(e)), name)
-        stem = without_suffix(owner, (*self._suffixes, *DESCRIPTION_SUFFIXES))
-        return {name, owner, stem} | {
-            stem + suffix for suffix in (*self._suffixes, *DESCRIPTION_SUFFIXES)
-        }
+        return self._grouping.default_name(entry)
 
     def survey(self, only: Iterable[str] | None, known: Iterable[str] = ()
                ) -> dict[str, Stamp | None]:
@@ -68,11 +107,11 @@ class Children:
                 )
         except ShoalError as error:
             raise InvalidSpecification(f"{self.path} cannot be served: {error.message}") from error
-        entries = self._entries(present)
+        entries = self._grouping.entries(present)
         absent = known if only is None else present
         found: dict[str, Stamp | None] = {
             entry: stamp(self.path / entry, *(self.path / name for name in attached),
-                         *self.watch_beside.get(entry, ()))
+                         *self._beside.get(entry, ()))
             for entry, attached in entries.items()
         }
         found.update({entry: None for entry in absent if entry not in entries})
@@ -97,47 +136,16 @@ class Children:
 
     def _exist(self, only: Iterable[str]) -> dict[str, bool | None]:
         """As `_list`, of the named ones and those they touch; None for what is not there."""
-        names = {each for name in only for each in self.group(name) if not ignored(each)}
+        names = {each for name in only for each in self._grouping.group(name) if not ignored(each)}
         return {
             name: os.path.isdir(path) if os.path.lexists(path := self.path / name) else None
             for name in sorted(names)
         }
 
-    def _entries(self, present: Mapping[str, bool | None]) -> dict[str, tuple[str, ...]]:
-        """Entries, sorted, each with the names of files beside it that belong to it."""
-        stems = {without_suffix(name, self._suffixes) for name, is_folder in present.items()
-                 if is_folder is False and not name.endswith(DESCRIPTION_SUFFIXES)}
-        return {
-            name: () if present[name] else self._attached(name, present)
-            for name in sorted(present)
-            if present[name] is not None and (
-                present[name] or not self._belongs_elsewhere(name, stems, present)
-            )
-        }
-
-    def _belongs_elsewhere(self, name: str, stems: set[str], present: Mapping[str, bool | None]
-                           ) -> bool:
-        """Is the file `name` a description of, or data beside, another entry, or none's?"""
-        if any(name == stem + s for s in DESCRIPTION_SUFFIXES
-               if (stem := name.removesuffix(s)) in stems):
-            return True
-        if any(present.get(name.removesuffix(e)) is False
-               for e in EXTERNAL_DATA if name.endswith(e)):
-            return True
-        return is_text(name) and not name.lower().endswith(self._suffixes)
-
-    def _attached(self, name: str, present: Mapping[str, bool | None]) -> tuple[str, ...]:
-        return tuple(each for each in self._beside(name) if present.get(each) is not None)
-
-    def _beside(self, name: str) -> list[str]:
-        stem = without_suffix(name, self._suffixes)
-        return [*(stem + s for s in DESCRIPTION_SUFFIXES if stem + s != name),
-                *(name + e for e in EXTERNAL_DATA)]
-
     def _single_beside(self) -> list[Path]:
         if self.path.is_dir():
             beside = []
         else:
-            beside = [self.path.with_name(name) for name in self._beside(self.path.name)]
+            beside = [self.path.with_name(name) for name in self._grouping.beside(self.path.name)]
         return [*(p for p in beside if os.path.lexists(p)),
-                *self.watch_beside.get(self.path.name, ())]
+                *self._beside.get(self.path.name, ())]

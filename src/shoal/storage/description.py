@@ -44,11 +44,11 @@ class Description:
 def complete(spec: ModelSpec, described: ModelSpec) -> ModelSpec:
     """`spec`, with what it leaves at the default taken from `described`: what is said in the
     registration wins over what is said beside the artifact. Pairs of `options` and `labels` are
-    united. Name and uri stay."""
+    united. Name and uri stay, and so does `trust`, which is for nobody but the registration."""
     taken: dict[str, object] = {}
     for field in spec.__struct_fields__:
         said, default = getattr(spec, field), getattr(BLANK, field)
-        if field in ("name", "uri"):
+        if field in ("name", "uri", "trust"):
             continue
         if isinstance(default, dict):
             taken[field] = {**getattr(described, field), **said}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,17 @@ def parts_of(path: Path) -> list[Path]:
     return [path, *(other for other in beside if other.is_file())]
 
 
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """A file of an artifact. name: relative, with `/`; empty: the artifact is this file. path:
+    where it was read. sha256: 64 hex digits."""
+
+    name: str
+    path: str
+    size_bytes: int
+    sha256: str
+
+
 def read_content(path: Path, *, go_on: Callable[[], None] = lambda: None) -> Content:
     """Read all of a file or folder. Blocking, for as long as the disk takes.
 
@@ -46,25 +57,38 @@ def read_content(path: Path, *, go_on: Callable[[], None] = lambda: None) -> Con
     Raises ArtifactChanged when anything changes between the first and the last byte,
     ArtifactMissing or InvalidSpecification when something cannot be read.
     """
+    return content_of(read_files(path, go_on=go_on))
+
+
+def read_files(path: Path, *, go_on: Callable[[], None] = lambda: None) -> list[FileDigest]:
+    """The files of which `read_content` makes its digest, sorted by name; raises as it does."""
     parts = parts_of(path)
     before = stamp(*parts)
     try:
         files = _named(parts)
         if not files:
             raise ArtifactMissing(f"{readable_name(path)} holds no files; put the artifact there")
-        digests = [(file, _sha256(file, go_on)) for file in files]
+        digests = [
+            FileDigest(file.name, file.path, file.info.st_size, _sha256(file, go_on))
+            for file in files
+        ]
     except OSError as error:
         if before != stamp(*parts):
             raise _changed(path) from error
         raise unreadable(error, path) from error
     if before is None or before != stamp(*parts):
         raise _changed(path)
-    total = sum(file.info.st_size for file in files)
-    if len(digests) == 1 and not digests[0][0].name:
-        return Content(f"sha256:{digests[0][1]}", total)
+    return digests
+
+
+def content_of(files: Sequence[FileDigest]) -> Content:
+    """What an artifact of these files holds, sorted by name, by the rule of `read_content`."""
+    total = sum(file.size_bytes for file in files)
+    if len(files) == 1 and not files[0].name:
+        return Content(f"sha256:{files[0].sha256}", total)
     folder = hashlib.sha256()
-    for file, digest in digests:
-        folder.update(f"{digest}  ".encode() + os.fsencode(file.name) + b"\0")
+    for file in files:
+        folder.update(f"{file.sha256}  ".encode() + os.fsencode(file.name) + b"\0")
     return Content(f"sha256:{folder.hexdigest()}", total)
 
 
@@ -93,11 +117,15 @@ class ContentMemory:
 
 def check_content(path: Path, expected: str) -> None:
     """Raise ArtifactChanged unless the content of `path` still has the digest `expected`."""
-    found = read_content(path).digest
+    check_digest(read_content(path).digest, expected, readable_name(path))
+
+
+def check_digest(found: str, expected: str, name: str) -> None:
+    """Raise ArtifactChanged unless what `name` holds has the digest `expected`."""
     if found != expected:
         raise ArtifactChanged(
-            f"{readable_name(path)} is not what was declared: its digest is {found} instead of "
-            f"{expected}; register the model again to serve the new content"
+            f"{name} is not what was declared: its digest is {found} instead of {expected}; "
+            "register the model again to serve the new content"
         )
 
 

@@ -29,6 +29,7 @@ class Outcome:
 
     name: what the entry calls its model; None: that could not be found out.
     beside: a path outside the entry whose change is the entry's.
+    problem_code: of the error that the problem is.
     retry: it may come right though no file changes.
     changed: it changed while it was read, or reading ended early: nothing else here counts.
     """
@@ -40,6 +41,7 @@ class Outcome:
     beside: tuple[Path, ...] = ()
     retry: bool = False
     changed: bool = False
+    problem_code: str | None = None
 
 
 def read_entry(entry: str, path: Path, sources: Sources, *, origin: str, registered_at: float
@@ -51,7 +53,7 @@ def read_entry(entry: str, path: Path, sources: Sources, *, origin: str, registe
         _check_text(entry)
         layout = look(path, sources.finder)
         beside = _beside(layout)
-        spec = spec_for_child(layout)
+        spec = spec_for_child(layout, sources.uri_of(path))
         name = spec.name
         check_name(name)
         record = declare_found(spec, layout, sources, origin=origin, registered_at=registered_at)
@@ -64,7 +66,7 @@ def read_entry(entry: str, path: Path, sources: Sources, *, origin: str, registe
             return Outcome(entry)
         problem = about_model(name or entry, error).message
         return Outcome(entry, name and readable_name(name), problem=problem, beside=beside,
-                       retry=error.retryable)
+                       retry=error.retryable, problem_code=error.code)
     return Outcome(entry, name, record, beside=beside, retry=record.problem is not None)
 
 

@@ -20,12 +20,18 @@ MAX_FILES: Final = 100_000
 """Files that one model may consist of: more is a mistaken path, not a model."""
 
 _IGNORED_SUFFIXES: Final = (".part", ".partial", ".crdownload", ".tmp", ".swp", "~")
-_IGNORED_NAMES: Final = frozenset({"__pycache__", "lost+found"})
+SIGNATURE: Final = "model.sig"
+"""What signs a folder lies in it under this name, as `model_signing` calls it."""
+SIGNATURE_SUFFIX: Final = ".sig"
+"""What follows the name of the file, or of the folder, that a signature beside it signs."""
+
+_IGNORED_NAMES: Final = frozenset({"__pycache__", "lost+found", SIGNATURE})
 
 
 def ignored(name: str) -> bool:
     """Is a file or folder of this name no part of any model? Hidden ones, what editors, downloads
-    and file systems leave behind, and Python's caches, which loading a model would change."""
+    and file systems leave behind, Python's caches, which loading a model would change, and what
+    signs a model, which cannot sign itself."""
     return name.startswith(".") or name in _IGNORED_NAMES or name.endswith(_IGNORED_SUFFIXES)
 
 

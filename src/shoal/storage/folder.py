@@ -1,4 +1,4 @@
-"""Watches a folder of models and tells what its changes declare.
+"""Watches a folder of models, wherever it lies, and tells what its changes declare.
 
 Nothing is read before its files have been still for a while, and nothing is told twice. What to do
 about a change, and whether a model that broke keeps being served, is the listener's to decide.
@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-from shoal.domain.errors import ShoalError, ShuttingDown
+from shoal.domain.errors import ShoalError
 from shoal.domain.model import ModelRecord
 from shoal.ports import Clock
-from shoal.storage.children import Children
 from shoal.storage.claims import Claims
-from shoal.storage.declare import Sources
-from shoal.storage.digest import ContentMemory
-from shoal.storage.entry import Outcome, read_entry
+from shoal.storage.entry import Outcome
 from shoal.storage.files import Stamp, readable_name
-from shoal.storage.formats import FormatFinder
 from shoal.storage.notices import Notices
 from shoal.storage.settling import Settling
 
@@ -55,17 +49,54 @@ class Removed:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """The newest state of a model cannot be served; an earlier one, if there was any, may be kept.
-    `name` None: it concerns the folder itself, whose models stay declared."""
+    `name` None: it concerns the folder itself, whose models stay declared. code: of the error.
+    entry: the file or folder of the model in the watched one."""
 
     name: str | None
     message: str
+    code: str | None = None
+    entry: str | None = None
 
 
 FolderChange: TypeAlias = Declared | Removed | Problem
 
 
+class Watched(Protocol):
+    """A folder of models, or one model alone, as it can be watched. name: for messages; origin: by
+    which records name it. An entry is a model's file or folder in it. What blocks is called on
+    threads."""
+
+    name: str
+    origin: str
+
+    def survey(
+        self, only: Iterable[str] | None, known: Iterable[str] = ()
+    ) -> Mapping[str, Stamp | None]:
+        """The state of every entry, or of those that the names `only` touch; None for the absent
+        ones, when all are looked at for those among `known`. Blocking.
+
+        Raises InvalidSpecification when it cannot be looked at."""
+
+    def read(self, entry: str, registered_at: float) -> Outcome:
+        """What the entry declares. Blocking. registered_at: seconds since the epoch."""
+
+    def forget(self, entry: str) -> None:
+        """It is gone."""
+
+    def default_name(self, entry: str) -> str:
+        """What its model is called when nothing in it says otherwise."""
+
+    def uri_of(self, entry: str) -> str: ...
+
+    async def listen(self, notices: Notices) -> None:
+        """Have the notices of changes told, where there are any."""
+
+    def stop(self, *, now: bool) -> None:
+        """now: what is being read is not needed any more. Otherwise reading begins."""
+
+
 class ModelFolder:
-    """The models in `path`, or the one model that `path` is (see `layout.is_model`).
+    """The models in a folder, or the one model that it is (see `layout.is_model`).
 
     settle_s: seconds an entry must stay unchanged, or gone, before that takes effect.
     poll_s: seconds between complete looks, beside the file system's notices.
@@ -73,20 +104,18 @@ class ModelFolder:
     Used by one task at a time.
     """
 
-    def __init__(self, path: Path, finder: FormatFinder, *, settle_s: float, poll_s: float,
-                 clock: Clock, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        self.path = path.absolute()
-        self.origin = f"folder:{readable_name(self.path)}"
+    def __init__(self, watched: Watched, *, settle_s: float, poll_s: float, clock: Clock,
+                 sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self.watched = watched
+        self.name = watched.name
+        self.origin = watched.origin
         self._clock = clock
         self._sleep = sleep
         self._settle_s = settle_s
         self._poll_s = poll_s
-        self._children = Children(self.path, finder)
         self._settling = Settling(settle_s)
         self._claims = Claims()
         self._told: dict[str, bytes] = {}
-        self._stopping = threading.Event()
-        self._sources = Sources(finder, ContentMemory(self._go_on).read)
         self._scanned = False
         self._away: str | None = None
         self._deaf: str | None = None
@@ -147,6 +176,16 @@ class ModelFolder:
         finally:
             await notices.close()
 
+    def read_again(self, names: Iterable[str]) -> None:
+        """What lies there may declare something else now, though no file changed. Of names that
+        another folder declares, or nobody, nothing is read. Told by the running `watch`, or by the
+        next `scan` once it has been still."""
+        entries = {entry for name in names for entry in self._claims.claimants(name)}
+        for entry in entries:
+            self._settling.wait(entry, self._clock.monotonic())
+        if entries:
+            self._notice(entries)
+
     # --- waiting for something to happen --------------------------------------------------------
 
     async def _listen(self, notices: Notices) -> float:
@@ -154,13 +193,13 @@ class ModelFolder:
         if self._away:
             await notices.close()
             return min(self._poll_s, _RETURN_POLL_S)
-        await notices.listen(self.path, self._children.identity)
+        await self.watched.listen(notices)
         return self._poll_s
 
     def _hear(self, notices: Notices) -> Problem | None:
         """The problem, once, when nobody can listen."""
         deaf = notices.failure and (
-            f"{self.path}: the file system gives no notices ({notices.failure}), so changes are "
+            f"{self.name}: the file system gives no notices ({notices.failure}), so changes are "
             f"only seen every {self._poll_s:g} s; if a limit was reached, raise "
             "fs.inotify.max_user_watches"
         )
@@ -188,11 +227,11 @@ class ModelFolder:
 
     async def _changes(self, only: Iterable[str] | None) -> AsyncGenerator[FolderChange, None]:
         """Look at the names `only`, or at all; read what is due; yield what is new."""
-        self._stopping.clear()
+        self.watched.stop(now=False)
         before_s = self._clock.monotonic()
         known = self._settling.keys() if only is None else ()
         try:
-            seen = await asyncio.to_thread(self._children.survey, only, known)
+            seen = await asyncio.to_thread(self.watched.survey, only, known)
         except ShoalError as error:
             if not self._scanned:
                 raise
@@ -241,7 +280,7 @@ class ModelFolder:
                     yield turn.result()
         finally:
             for turn in running:
-                self._stopping.set()  # threads cannot be cancelled; they look at this
+                self.watched.stop(now=True)  # threads cannot be cancelled; they look at this
                 turn.cancel()
 
     def _start_turn(self, queue: deque[str]) -> asyncio.Task[list[Outcome]]:
@@ -260,16 +299,11 @@ class ModelFolder:
         return outcomes
 
     def _read(self, entry: str) -> Outcome:
-        return read_entry(entry, self._children.path_of(entry), self._sources,
-                          origin=self.origin, registered_at=self._clock.wall())
-
-    def _go_on(self) -> None:
-        if self._stopping.is_set():
-            raise ShuttingDown(f"{self.path} is not read any further")
+        return self.watched.read(entry, self._clock.wall())
 
     def _forget(self, entry: str) -> set[str]:
         """The names that lost a claimant."""
-        self._children.watch_beside.pop(entry, None)
+        self.watched.forget(entry)
         return self._claims.release(entry)
 
     def _note(self, outcome: Outcome) -> set[str]:
@@ -282,12 +316,8 @@ class ModelFolder:
             self._settling.again(entry)
         if outcome.record is None and outcome.problem is None:
             return self._forget(entry)
-        if outcome.beside:
-            self._children.watch_beside[entry] = outcome.beside
-        else:
-            self._children.watch_beside.pop(entry, None)
         name = outcome.name or self._claims.name_of(entry)
-        name = name or readable_name(self._children.default_name(entry))
+        name = name or readable_name(self.watched.default_name(entry))
         return self._claims.claim(entry, name) | {name}
 
     async def _news(self, name: str, fresh: Mapping[str, Outcome]) -> FolderChange | None:
@@ -314,7 +344,7 @@ class ModelFolder:
             return None
         listed = ", ".join(map(readable_name, others))
         return (
-            f"{listed} in {self.path} would be called {name!r} as well as "
+            f"{listed} in {self.name} would be called {name!r} as well as "
             f"{readable_name(first)}, which alone is served; rename or remove the others"
         )
 
@@ -322,7 +352,7 @@ class ModelFolder:
 def _as_change(name: str, outcome: Outcome, clash: str | None) -> Declared | Problem:
     problem = "; ".join(filter(None, (outcome.problem, clash)))
     if outcome.record is None:
-        return Problem(name, problem)
+        return Problem(name, problem, outcome.problem_code, readable_name(outcome.entry))
     if clash is None:
         return Declared(outcome.record)
     problem = "; ".join(filter(None, (outcome.record.problem, clash)))
@@ -332,7 +362,7 @@ def _as_change(name: str, outcome: Outcome, clash: str | None) -> Declared | Pro
 def _sign(change: Declared | Problem) -> bytes:
     """Alike for changes that say the same; the time of registering says nothing."""
     if isinstance(change, Problem):
-        content = b"!" + change.message.encode()
+        content = f"!{change.code} {change.message}".encode()
     else:
         content = msgspec.json.encode(msgspec.structs.replace(change.record, registered_at=0.0))
     return hashlib.blake2b(content, digest_size=16).digest()

@@ -5,10 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from shoal.domain.errors import InvalidSpecification
+from shoal.domain.choosing import Wanted, check_named, choose, takes_format
+from shoal.domain.errors import InvalidSpecification, UnknownFormat
+from shoal.domain.model import ModelSpec
+from shoal.domain.serving_runtime import DeclaredRuntime
+from shoal.domain.signature import TensorSpec
+
+
+class Found(NamedTuple):
+    """An artifact: the file, or the folder where the format is one. inputs, outputs: as what lies
+    with it says; empty: nothing does."""
+
+    path: Path
+    format: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
 
 class FormatInfo(Protocol):
@@ -33,15 +48,39 @@ class FormatFinder(Protocol):
     def get(self, format: str) -> FormatInfo:  # noqa: A002
         """Raises a ShoalError that says why for a name that is not one of `formats()`."""
 
+    def declared(self) -> Sequence[DeclaredRuntime]:
+        """The serving runtimes outside, which load formats of their own."""
+
 
 def check_format(name: str, finder: FormatFinder) -> None:
-    """Raise, as `finder.get` does, unless `name` is a format of this installation."""
+    """Raise, as `finder.get` does, unless `name` is a format of this installation, or of a serving
+    runtime. Where there are such, NoSupportingRuntime lists them."""
     if name not in finder.formats():
-        finder.get(name)
+        declared = finder.declared()
+        if takes_format(name, declared):
+            return
+        try:
+            finder.get(name)
+        except UnknownFormat:
+            if declared:
+                choose(Wanted(name), declared, finder.formats())  # says who loads what
+            raise
         raise InvalidSpecification(
             f"the format {name!r} has no runtime in this installation; "
             f"known formats: {', '.join(finder.formats()) or 'none'}"
         )
+
+
+def check_runtime(spec: ModelSpec, finder: FormatFinder) -> None:
+    """Raise RuntimeNotRecognized or RuntimeDisabled when `spec` names a runtime that is so."""
+    if spec.runtime is not None:
+        check_named(spec.runtime, finder.declared())
+
+
+def chosen_runtime(spec: ModelSpec, form: str, finder: FormatFinder) -> str | None:
+    """The serving runtime for an artifact of this format; None: the instance itself. Raises as
+    `choosing.choose`."""
+    return choose(Wanted.by(spec, form), finder.declared(), finder.formats())
 
 
 def folder_format(folder: Path, finder: FormatFinder) -> str | None:

@@ -6,6 +6,7 @@
     iris/config.pbtxt  iris/1/model.onnx    Triton's
     iris/model-settings.json  iris/…        MLServer's
     iris/model.py  iris/…                   a Python model and what it imports: the folder
+    iris/MLmodel  iris/model.skops          MLflow's, as `mlmodel` reads it
     iris.yaml                               a description alone, whose `uri` leads to the artifact
 
 Only reads names and descriptions; which artifact a version holds is for `artifact` to find.
@@ -28,7 +29,7 @@ from shoal.storage import mlserver, model_yaml, triton
 from shoal.storage.description import Description, complete, merge
 from shoal.storage.files import reading
 from shoal.storage.formats import FormatFinder, folder_format, known_suffixes, without_suffix
-from shoal.storage.uri import local_path
+from shoal.storage.uri import is_remote, local_path
 
 DESCRIPTION_NAMES: Final = (*model_yaml.FILE_NAMES, mlserver.FILE_NAME, triton.FILE_NAME)
 
@@ -44,6 +45,8 @@ class Layout:
     described: everything written beside the artifact, together; None: nothing is.
     place: where the artifact is looked for: `path`, unless the description leads elsewhere.
     versions: by number, the file or folder in which that version's artifact is.
+    remote: the URI to which the description leads, where that is not on this machine; then there
+        are no versions here.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class Layout:
     described: Description | None
     place: Path
     versions: dict[int, Path]
+    remote: str = ""
 
 
 def look(path: Path, finder: FormatFinder) -> Layout:
@@ -73,6 +77,8 @@ def look(path: Path, finder: FormatFinder) -> Layout:
         (each.spec.name for each in descriptions if each.source.name == triton.FILE_NAME), ""
     )
     place = path
+    if described and is_remote(described.spec.uri):
+        return Layout(path, default_name, triton_name, described, path, {}, described.spec.uri)
     if described and described.spec.uri:
         place = local_path(described.spec.uri, base=described.source.parent)
     elif not is_folder and descriptions and descriptions[0].source == path:
@@ -86,8 +92,9 @@ def look(path: Path, finder: FormatFinder) -> Layout:
     return Layout(path, default_name, triton_name, described, place, versions)
 
 
-def spec_for_child(layout: Layout) -> ModelSpec:
-    """The declaration that a child of a watched folder makes by what lies in it.
+def spec_for_child(layout: Layout, uri: str) -> ModelSpec:
+    """The declaration that a child of a watched folder, which lies at `uri`, makes by what lies in
+    it.
 
     Raises InvalidSpecification when Triton's configuration names another model than its folder, as
     Triton does.
@@ -98,7 +105,7 @@ def spec_for_child(layout: Layout) -> ModelSpec:
             f"{path / triton.FILE_NAME} names the model {layout.triton_name!r}, but its folder is "
             f"{layout.default_name!r}; make the two alike, or remove 'name' there"
         )
-    spec = ModelSpec(name=layout.default_name, uri=str(path))
+    spec = ModelSpec(name=layout.default_name, uri=uri)
     if layout.described is None:
         return spec
     spec = complete(spec, layout.described.spec)

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from shoal.domain.errors import InvalidSpecification
-from shoal.domain.model import ModelSpec
+from shoal.domain.model import JsonValue, ModelSpec
 from shoal.domain.signature import TensorSpec
 from shoal.storage.description import Description, read_text
 
@@ -21,10 +21,14 @@ FILE_NAME: Final = "model-settings.json"
 
 # Format and the well-known file names of MLServer's own runtimes. Each class is importable from
 # its package and from the module inside it; both spellings are in use.
-_RUNTIMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+_RUNTIMES: Final[dict[str, tuple[str | None, tuple[str, ...]]]] = {
     "mlserver_sklearn.SKLearnModel": ("sklearn", ("model.joblib", "model.pickle", "model.pkl")),
     "mlserver_xgboost.XGBoostModel": ("xgboost", ("model.bst", "model.json", "model.ubj")),
     "mlserver_lightgbm.LightGBMModel": ("lightgbm", ("model.bst", "model.txt")),
+    "mlserver_catboost.CatboostModel": ("catboost", ("model.cbm", "model.bin")),
+    # Recognised by what is in the folder: a framework's own file, or the folder as MLflow's.
+    "mlserver_mlflow.MLflowRuntime": (None, ()),
+    "mlserver_huggingface.HuggingFaceRuntime": ("huggingface", ()),
 }
 _NUMBER: Final = re.compile(r"v?([1-9][0-9]{0,17})")
 
@@ -35,9 +39,17 @@ class _Tensor(msgspec.Struct):
     shape: tuple[int, ...]
 
 
+class _Extra(msgspec.Struct):
+    """What MLServer's Hugging Face runtime takes."""
+
+    task: str | None = None
+    pretrained_model: str | None = None
+
+
 class _Parameters(msgspec.Struct):
     uri: str | None = None
     version: str | int | None = None
+    extra: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Settings(msgspec.Struct):
@@ -59,7 +71,8 @@ def parse_model_settings(text: str, source: Path) -> Description:
 
     `parameters.version` gives the version where it is a whole number (`3`, `v3`); MLServer also
     takes any other text, which is served as version 1. `parameters.content_type` and
-    `parameters.extra` steer MLServer's codecs and custom runtimes and mean nothing here.
+    `parameters.extra` steer MLServer's codecs and custom runtimes and mean nothing here, but for
+    the task of a Hugging Face model.
     """
     try:
         settings = msgspec.json.decode(text, type=_Settings)
@@ -74,6 +87,7 @@ def parse_model_settings(text: str, source: Path) -> Description:
             name=settings.name,
             uri=parameters.uri or "",
             format=form,
+            options=_options(parameters, source) if form == "huggingface" else {},
             inputs=_specs(settings.inputs),
             outputs=_specs(settings.outputs),
         ),
@@ -94,6 +108,20 @@ def _format(implementation: str | None, source: Path) -> tuple[str | None, tuple
             "or write the model as a Python class in model.py"
         )
     return known
+
+
+def _options(parameters: _Parameters, source: Path) -> dict[str, JsonValue]:
+    try:
+        extra = msgspec.json.decode(parameters.extra, type=_Extra)
+    except msgspec.MsgspecError as error:
+        raise InvalidSpecification(f"{source}: parameters.extra: {error}; correct it") from error
+    if extra.pretrained_model and not parameters.uri:
+        raise InvalidSpecification(
+            f"{source}: the model is named as {extra.pretrained_model!r}, and nothing is fetched "
+            "for a folder; set parameters.uri to a folder with its files, or register it with the "
+            f"uri hf://{extra.pretrained_model}"
+        )
+    return {"task": extra.task} if extra.task else {}
 
 
 def _specs(tensors: tuple[_Tensor, ...]) -> tuple[TensorSpec, ...]:

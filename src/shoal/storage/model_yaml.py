@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -42,24 +44,16 @@ def read_model_yaml(path: Path) -> Description:
 
 def parse_model_yaml(text: str, source: str) -> ModelSpec:
     """As `read_model_yaml`, from text; `source` names it in messages."""
-    try:
-        _check_shape(text)
+    with reading_yaml(source):
+        check_shape(text)
         content: object = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InvalidSpecification(
-            f"{source}{where}: {error.problem or error.context}; correct the YAML there"
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: `0x_`, a lone surrogate
-        raise InvalidSpecification(f"{source}: {_one_line(error)}; correct the YAML") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise InvalidSpecification(
             f"{source} is not a mapping of fields; write lines such as 'pin: true'"
         )
-    _check_fields(content, source)
+    check_fields(content, ModelSpec, source)
     _check_values(content, source, "")
     if content.get("optimize") is False:
         content["optimize"] = "off"  # which YAML 1.1 takes for "no"
@@ -69,7 +63,23 @@ def parse_model_yaml(text: str, source: str) -> ModelSpec:
         raise InvalidSpecification(f"{source}: {_readable(error)}") from error
 
 
-def _check_shape(text: str) -> None:
+@contextmanager
+def reading_yaml(source: str) -> Iterator[None]:
+    """What YAML cannot be read becomes InvalidSpecification. source: names it in messages."""
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidSpecification(
+            f"{source}{where}: {error.problem or error.context}; correct the YAML there"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: `0x_`, a date that is none
+        reason = " ".join(str(error).split())
+        raise InvalidSpecification(f"{source}: {reason}; correct the YAML") from error
+
+
+def check_shape(text: str) -> None:
     """Refuse what JSON cannot say, before anything is built: tags, aliases (a few lines of them can
     stand for gigabytes), and depth that would overrun the stack."""
     depth = 0
@@ -90,8 +100,11 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.Mark", event.start_mark))
 
 
-def _check_fields(content: dict[object, object], source: str) -> None:
-    known = ModelSpec.__struct_fields__
+def check_fields(
+    content: Mapping[object, object], kind: type[msgspec.Struct], source: str
+) -> None:
+    """Raise InvalidSpecification for a key that is no field of `kind`."""
+    known = kind.__struct_fields__
     for key in content:
         if key in known:
             continue
@@ -125,11 +138,12 @@ def _under(where: str) -> str:
 
 
 def _readable(error: msgspec.ValidationError) -> str:
-    """msgspec's message, with the path as people write it."""
-    text, _, path = str(error).partition(" - at `$")
-    field = path.strip("`").lstrip(".")
+    field, text = field_and_problem(error)
     return f"{field}: {text[0].lower()}{text[1:]}; correct the value" if field else text
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def field_and_problem(error: msgspec.ValidationError) -> tuple[str, str]:
+    """The path of the wrong value as people write it, empty for all of it, and what msgspec says
+    of it."""
+    text, _, path = str(error).partition(" - at `$")
+    return path.strip("`").lstrip("."), text

@@ -24,9 +24,22 @@ _FORMATS: Final = {
     "onnxruntime_onnx": "onnx",
     "pytorch": "pytorch",
     "pytorch_libtorch": "pytorch",
+    "openvino": "openvino",
+    "tensorflow": "tensorflow",
+    "tensorflow_savedmodel": "tensorflow",
+    "tensorflow_graphdef": "tensorflow",
     "python": "python",
+    "tensorrt": "tensorrt",  # of serving runtimes alone
+    "tensorrt_plan": "tensorrt",
 }
-_USUAL: Final = {"onnx": ("model.onnx",), "pytorch": ("model.pt",), "python": ("model.py",)}
+_USUAL: Final = {
+    "onnx": ("model.onnx",),
+    "pytorch": ("model.pt",),
+    "openvino": ("model.xml",),
+    "tensorflow": ("model.savedmodel", "model.graphdef"),
+    "python": ("model.py",),
+    "tensorrt": ("model.plan",),
+}
 
 # Of the forest inference library's parameter `model_type`: the format and the usual file name.
 _FOREST: Final = {
@@ -75,12 +88,9 @@ def _format(config: Config, source: Path) -> tuple[str | None, tuple[str, ...]]:
     form = _FORMATS.get(named)
     if form is None:
         field = "backend" if config.backend else "platform"
-        way_out = (
-            "convert the model to ONNX (tf2onnx)" if named.startswith("tensorflow")
-            else f"known are {', '.join(_FORMATS)} and fil"
-        )
         raise InvalidSpecification(
-            f"{source}: this release has no runtime for {field} {named!r}; {way_out}"
+            f"{source}: this release has no runtime for {field} {named!r}; known are "
+            f"{', '.join(_FORMATS)} and fil"
         )
     return form, _USUAL[form]
 

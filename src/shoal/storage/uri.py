@@ -1,6 +1,7 @@
-"""Turns the URI of an artifact into a local path, or says which URIs this release can read.
+"""Tells URIs of artifacts on this machine from those elsewhere, and turns the former into paths.
 
-Pure text: whether anything lies at the path is for `layout` to find out.
+Pure text: whether anything lies at the path is for `layout` to find out, what other schemes there
+are for `places`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,26 @@ from urllib.parse import unquote, urlsplit
 
 from shoal.domain.errors import InvalidSpecification
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+# MLflow writes its own with one slash.
+_SCHEME: Final = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.\-]*)://|(models|runs|mlflow-artifacts):/", re.IGNORECASE)
 _SUPPORTED: Final = "a local path (relative, absolute, or under ~) or a file:// URI"
+
+PVC_FOLDER: Final = Path("/pvc_mounts")
+"""Where persistent volume claims are mounted, each under its name, as in ModelMesh."""
+
+
+def is_remote(uri: str) -> bool:
+    """Does it lie elsewhere than in this machine's files?"""
+    return split_scheme(uri)[0] not in ("", "file", "pvc")
+
+
+def split_scheme(uri: str) -> tuple[str, str]:
+    """Its scheme in lower case, empty where it has none, and what follows the slashes."""
+    found = _SCHEME.match(uri)
+    if found is None:
+        return "", uri
+    return (found[1] or found[2]).lower(), uri[found.end() :]
 
 
 def local_path(uri: str, *, base: Path | None = None) -> Path:
@@ -23,13 +42,14 @@ def local_path(uri: str, *, base: Path | None = None) -> Path:
     base: the folder that a relative path is meant from; None: the working directory.
     Raises InvalidSpecification for other schemes, hosts, and what no path can be.
     """
-    scheme = _SCHEME.match(uri)
+    scheme, _ = split_scheme(uri)
     if uri[:5].lower() == "file:":
         text = _path_of_file_uri(uri)
+    elif scheme == "pvc":
+        text = _path_of_claim(uri)
     elif scheme:
         raise InvalidSpecification(
-            f"uri {uri!r}: the scheme {scheme.group(1).lower()!r} is not supported in this "
-            f"release; give {_SUPPORTED}, after a download or through a mount"
+            f"uri {uri!r} does not lie in this machine's files; give {_SUPPORTED}"
         )
     else:
         text = uri
@@ -42,6 +62,17 @@ def local_path(uri: str, *, base: Path | None = None) -> Path:
             f"uri {uri!r}: no home folder is known for it; give the absolute path"
         ) from error
     return path if path.is_absolute() else (base or Path.cwd()) / path
+
+
+def _path_of_claim(uri: str) -> str:
+    """`pvc://claim/path`, as in KServe."""
+    claim, _, path = uri.partition("://")[2].partition("/")
+    if not claim or ".." in (claim, *path.split("/")):
+        raise InvalidSpecification(
+            f"uri {uri!r} names no persistent volume claim; write pvc://CLAIM/PATH, with the claim "
+            f"mounted at {PVC_FOLDER}/CLAIM"
+        )
+    return str(PVC_FOLDER / claim / path)
 
 
 def _path_of_file_uri(uri: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from shoal.ports import Change, Clock, Delete, Entry, Listing, Op, Put
 from shoal.stores import rules
 from shoal.stores.signal import Signal
+from shoal.stores.singly import WritesSingly
 
 _SWEEP_S: Final = 0.05  # how late a watch may hear that a lease ended
 
@@ -94,7 +95,7 @@ class _History:
         return news
 
 
-class MemoryStore:
+class MemoryStore(WritesSingly):
     """See `ports.KVStore`. Leases end by the monotonic clock: nobody else shares them."""
 
     def __init__(self, clock: Clock, *, history_limit: int = rules.HISTORY_LIMIT) -> None:
@@ -135,14 +136,6 @@ class MemoryStore:
                 raise rules.lease_lost(op.lease)
         self._apply(ops)
         return self._revision
-
-    async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, lease: int | None = None
-    ) -> int:
-        return await self.transact([Put(key, value, expect, lease)])
-
-    async def delete(self, key: str, *, expect: int | None = None) -> int:
-        return await self.transact([Delete(key, expect)])
 
     async def watch(self, prefix: str, from_revision: int) -> AsyncIterator[Change]:
         cursor = from_revision

@@ -54,18 +54,22 @@ _TABLES: Final = (
 
 _RETRY_S: Final = 0.01
 
+_LOG_BYTES: Final = 8 * 1024**2
+"""Twice what SQLite lets the log grow to before it writes it into the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """path: absolute. busy_timeout_s: how long to wait for another process's write to end."""
+    """path: absolute. busy_timeout_s: how long to wait for a lock that another process holds."""
 
     path: Path
     busy_timeout_s: float
 
 
 def open_file(opening: Opening) -> sqlite3.Connection:
-    """A connection in autocommit mode, for the calling thread alone; the file is created when
-    missing, its folder too. Blocks for milliseconds, `busy_timeout_s` at most.
+    """A connection in autocommit mode, for the calling thread alone, which does not wait for locks;
+    the file is created when missing, its folder too. Blocks for milliseconds, or up to about
+    `busy_timeout_s` while others hold locks.
 
     Raises StoreDamaged for a file that cannot be read as a registry any more, StoreUnavailable for
     everything else.
@@ -103,11 +107,19 @@ def _prepare(db: sqlite3.Connection, opening: Opening) -> None:
         raise damaged(opening.path, verdict)
     db.execute("BEGIN IMMEDIATE")  # a file that cannot be written is refused now, not later
     db.execute("ROLLBACK")
+    # The log may have grown while a reader stood still; afterwards it must not stay so long.
+    db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    db.execute("PRAGMA busy_timeout = 0")  # the store waits in its own way
 
 
 def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    db.execute("BEGIN")  # one state: another process may be laying it out just now
+    try:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
     if application != _APPLICATION and (application or tables):
         raise StoreUnavailable(
             f"{path} is an SQLite database of another program, not a registry: "
@@ -124,7 +136,7 @@ def _use_wal(db: sqlite3.Connection, opening: Opening) -> None:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
             break
         except sqlite3.OperationalError as error:
-            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+            if not is_locked(error) or time.monotonic() > give_up_at:
                 raise
             time.sleep(_RETRY_S)
     if mode != "wal":
@@ -164,7 +176,9 @@ def _check_schema(db: sqlite3.Connection, path: Path) -> None:
             f"{SCHEMA}): upgrade this one, or set registry.url to another file"
         )
     if row[0] < SCHEMA:
-        db.execute("UPDATE registry SET value = ? WHERE name = 'schema'", (SCHEMA,))
+        db.execute(  # unless a still newer one was quicker
+            "UPDATE registry SET value = ? WHERE name = 'schema' AND value < ?", (SCHEMA, SCHEMA)
+        )
 
 
 def damaged(path: Path, cause: str) -> StoreDamaged:
@@ -188,6 +202,11 @@ def in_words(opening: Opening) -> Iterator[None]:
         ) from error
 
 
+def is_locked(error: sqlite3.Error) -> bool:
+    """Does another process hold a lock that stands in the way?"""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _primary_code(error: sqlite3.Error) -> int | None:
     """The low byte names the kind of error, the rest its circumstances."""
     code = getattr(error, "sqlite_errorcode", None)  # absent where Python itself complains
@@ -199,7 +218,7 @@ def _explain(error: sqlite3.Error, opening: Opening) -> StoreUnavailable:
     code = _primary_code(error)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(path, str(error))
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if is_locked(error):
         return StoreUnavailable(
             f"registry {path} has been locked by another process for {opening.busy_timeout_s:g} s: "
             f"end what holds it (`fuser {path}` names it), or try again later"

@@ -47,6 +47,33 @@ def quarantine(path: Path) -> Path:
     return aside
 
 
+def replace(path: Path, anew: Path) -> Path:
+    """Let the closed registry `anew` take the place of the damaged `path`; where that is now.
+    No process may open `path` meanwhile; those that have it open notice. Raises StoreUnavailable.
+    """
+    aside = quarantine(path)
+    try:
+        anew.rename(path)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"registry {path}: what could be read of it lies in {anew} and cannot be renamed: "
+            f"{error.strerror or error}; rename it by hand"
+        ) from error
+    return aside
+
+
+def discard(path: Path) -> None:
+    """Delete an unfinished registry of a repair, if there is one. Raises StoreUnavailable."""
+    try:
+        for each in ("", *_COMPANIONS):
+            path.with_name(path.name + each).unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path}, left by an earlier repair, cannot be deleted: {error.strerror or error}; "
+            "delete it by hand"
+        ) from error
+
+
 def salvage(path: Path) -> list[tuple[str, bytes]]:
     """What can still be read of a damaged file and has its right checksum, by key. Keys that hung
     on leases are left out: their owners write them anew.

@@ -1,11 +1,12 @@
 """What a registry file holds and how it changes: the `KVStore` contract in SQL, without waiting.
 
 Runs on the store's own thread. Must not know the event loop, and wakes nobody: `writes` grows when
-there is news.
+there is news. Never waits for a lock: SQLite's error for it passes through, and nothing was done.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,15 @@ from shoal.stores.sqlite_file import damaged
 
 _BATCH: Final = 256  # revisions that a watch reads at once,
 _BATCH_ROWS: Final = 2_000  # … or as many whole ones as begin within so many rows
+
+# SQLite empties its log by itself, but only at a moment when nobody reads from it; where several
+# read by turns there may be none. Beyond this size, readers are waited for.
+_LOG_BYTES: Final = 8 * 1024**2
+_LOG_WAIT_MS: Final = 100  # longer than reading takes, unless a reader stands still
+
+# A lease kept alive that much later than now shows that the clock was set back. Not less: who was
+# stopped after reading the clock, and goes on, sees the like.
+_CLOCK_WENT_BACK_S: Final = 5.0
 
 
 def checksum(key: bytes, value: bytes | None, revision: int) -> int:
@@ -45,13 +55,20 @@ def end_of(prefix: bytes) -> bytes:
 
 
 class Rows:
-    """The open file. Methods raise sqlite3.Error; the caller puts that in words."""
+    """The open file. Methods raise sqlite3.Error; the caller puts that in words.
+
+    writes: grows with each revision made here. next_end: when the next lease ends (wall clock), as
+    `expire` last saw it.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path, history_limit: int) -> None:
         self.writes = 0
+        self.next_end = math.inf
         self._db = db
         self._path = path
         self._history_limit = history_limit
+        self._log = path.with_name(f"{path.name}-wal")
+        self._log_limit = _LOG_BYTES
 
     def close(self) -> None:
         self._db.close()
@@ -133,12 +150,22 @@ class Rows:
             self._end(leases)
 
     def expire(self, now: float) -> None:
-        """End the leases whose time is up, in the order in which they ended."""
-        due = "SELECT id FROM lease WHERE ends_at <= ? ORDER BY ends_at, id"
-        if self._db.execute(due, (now,)).fetchone() is None:
-            return
-        with self._writing():
-            self._end([lease for (lease,) in self._db.execute(due, (now,)).fetchall()])
+        """End the leases whose time is up, in the order in which they ended. Where the clock was
+        set back, those of processes that died before would stay as long as it was set back by: they
+        begin anew instead."""
+        ends, begun = self._db.execute(
+            "SELECT min(ends_at), max(ends_at - ttl_s) FROM lease"
+        ).fetchone()
+        self.next_end = math.inf if ends is None else ends
+        if self.next_end <= now:
+            with self._writing():
+                due = "SELECT id FROM lease WHERE ends_at <= ? ORDER BY ends_at, id"
+                self._end([lease for (lease,) in self._db.execute(due, (now,)).fetchall()])
+        if begun is not None and begun > now + _CLOCK_WENT_BACK_S:
+            self._db.execute(
+                "UPDATE lease SET ends_at = ? + ttl_s WHERE ends_at - ttl_s > ?",
+                (now, now + _CLOCK_WENT_BACK_S),
+            )
 
     def _end(self, leases: Sequence[int]) -> None:
         for lease in leases:
@@ -232,11 +259,26 @@ class Rows:
         try:
             yield
             self._db.execute("COMMIT")
+            self._shorten_log()
         except BaseException:
             self.writes = writes
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _shorten_log(self) -> None:
+        try:
+            if self._log.stat().st_size <= self._log_limit:
+                return
+            self._db.execute(f"PRAGMA busy_timeout = {_LOG_WAIT_MS}")
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._db.execute("PRAGMA busy_timeout = 0")
+            # Not again at every write where a reader stands still.
+            self._log_limit = max(self._log.stat().st_size + _LOG_BYTES // 2, _LOG_BYTES)
+        except (sqlite3.Error, OSError):
+            pass  # what is written stays written; what is wrong shows at the next write
 
     # --- rows to values
 

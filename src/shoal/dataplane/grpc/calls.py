@@ -8,14 +8,16 @@ from typing import Final
 
 from shoal.codecs import v2_proto
 from shoal.codecs.message import InferRequest, InferResponse
+from shoal.codecs.peer import GRPC, PeerReply
 from shoal.codecs.v2_proto_answer import ResponseWriter, failed_in_stream, in_stream
 from shoal.dataplane import request_ids
-from shoal.dataplane.grpc import statuses
-from shoal.dataplane.grpc.message import Data, Head, Reply, Request
+from shoal.dataplane.grpc import peer_form, statuses
+from shoal.dataplane.grpc.message import Code, Data, Head, Reply, Request
+from shoal.dataplane.inference import LONGEST_TIMEOUT_S
 from shoal.domain.errors import DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.domain.signature import Signature
 
-LONGEST_TIMEOUT_S: Final = 86_400.0  # a day; beyond, timers overflow
+MODEL_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -28,6 +30,7 @@ class InferCall:
         "_received", "_request", "_writer", "name", "size_bytes", "started", "version",
     )
     protocol = "grpc"
+    revision = origin = ""
 
     def __init__(
         self, request: Request, received: v2_proto.Received, writer: ResponseWriter
@@ -59,20 +62,30 @@ class InferCall:
     def timeout_s(self, default_s: float) -> float:
         return timeout_s(self._request.head, default_s)
 
+    def pack(self) -> tuple[int, bytes, Data]:
+        request = self._request
+        head = peer_form.pack_head(request.head, MODEL_INFER, request.request_id)
+        return GRPC, head, self._received.data
+
+    def unpack(self, reply: PeerReply) -> tuple[Reply, int]:
+        return peer_form.unpack_reply(reply)
+
 
 class StreamedCall:
     """One request of a `ModelStreamInfer`: what fails is told within the stream, which goes on. The
     stream's timeout is of the whole, so each request has what is left of it."""
 
     __slots__ = (
-        "_deadline", "_head", "_received", "_writer", "name", "size_bytes", "started", "version",
+        "_deadline", "_head", "_received", "_request_id", "_writer", "name", "size_bytes",
+        "started", "version",
     )
     protocol = "grpc"
+    revision = origin = ""
 
     def __init__(
         self, head: Head, received: v2_proto.Received, writer: ResponseWriter, deadline: float
     ) -> None:
-        """deadline: of the stream, by `perf_counter`; infinite without one."""
+        """deadline: by `perf_counter`; infinite without one."""
         self.started = perf_counter()
         self.name = received.head.model
         self.version = received.head.version
@@ -80,13 +93,16 @@ class StreamedCall:
         self._deadline = deadline
         self._head = head
         self._received = received
+        self._request_id: str | None = None  # once it has one
         self._writer = writer
 
     @property
     def request_id(self) -> str:
-        """The stream's; many requests may have it."""
-        given = request_ids.usable(self._head.headers.get(request_ids.HEADER))
-        return given or request_ids.make()
+        """The stream's, which many requests may have; else a new one."""
+        if self._request_id is None:
+            given = request_ids.usable(self._head.headers.get(request_ids.HEADER))
+            self._request_id = given or request_ids.make()
+        return self._request_id
 
     def decode(self, signature: Signature) -> InferRequest:
         return v2_proto.decode(self._received)
@@ -99,6 +115,38 @@ class StreamedCall:
 
     def timeout_s(self, default_s: float) -> float:
         return min(default_s, max(self._deadline - self.started, 0.0))
+
+    def pack(self) -> tuple[int, bytes, Data]:
+        head = peer_form.pack_head(self._head, MODEL_INFER, self._request_id)
+        return GRPC, head, self._received.data
+
+    def unpack(self, reply: PeerReply) -> tuple[list[Data], int]:
+        answer, status = peer_form.unpack_reply(reply)
+        if answer.code is not Code.OK:
+            return [*failed_in_stream(answer.message, self._received.id)], status
+        return [*in_stream(list(answer.parts))], status
+
+
+class Question:
+    """What is asked about a model, not of it: a `dataplane.peer.forwarding.Asked`. Its answers end
+    calls that succeeded; what fails is raised."""
+
+    def __init__(
+        self, request: Request, name: str = "", version: int | None = None, revision: str = ""
+    ) -> None:
+        self.started = request.started
+        self.name = name
+        self.version = version
+        self.revision = revision
+        self._request = request
+
+    def pack(self) -> tuple[int, bytes, Data]:
+        request = self._request
+        head = peer_form.pack_head(request.head, request.head.path, request.request_id)
+        return GRPC, head, request.message
+
+    def unpack(self, reply: PeerReply) -> tuple[Reply, int]:
+        return peer_form.unpack_reply(reply)
 
 
 def timeout_s(head: Head, default_s: float) -> float:

@@ -144,6 +144,10 @@ class Connection(asyncio.Protocol):
         else:
             self.look_at = self._heard_at + (settings.idle_timeout_s or inf)
 
+    def retire(self) -> None:
+        """As `drain`: HTTP/2 can tell an idle client that it shall go elsewhere."""
+        self.drain()
+
     def drain(self) -> None:
         """Tell the client to make no new calls here, finish what has begun, then close.
 

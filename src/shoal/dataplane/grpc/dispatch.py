@@ -158,15 +158,14 @@ class Dispatcher:
             answer = statuses.internal(request_id(request))
         if type(answer) is not Reply:
             self._await(number, request, answer)  # type: ignore[arg-type]
-        elif answer.code is Code.OK and head.plain and not answer.metadata:
-            parts = answer.parts
-            prefix = PREFIX.pack(0, sum([len(part) for part in parts]))
-            self._http2.respond(number, heads.BEGIN, [prefix, *parts], heads.END)
         else:
             self._reply(number, request, answer)
 
     def _await(self, number: int, request: Request, answer: Awaitable[Reply]) -> None:
-        task = asyncio.ensure_future(answer, loop=self.loop)
+        if isinstance(answer, asyncio.Future):
+            task = answer
+        else:
+            task = asyncio.ensure_future(answer, loop=self.loop)
         self._tasks[number] = task
         task.add_done_callback(lambda done: self._answered(number, request, done))
 
@@ -190,6 +189,11 @@ class Dispatcher:
         head = request.head
         if reply.code is not Code.OK:
             self._http2.send_headers(number, heads.refusal(reply), end=True)
+            return
+        if head.plain and not (reply.metadata or reply.packed):
+            parts = reply.parts
+            prefix = PREFIX.pack(0, sum([len(part) for part in parts]))
+            self._http2.respond(number, heads.BEGIN, [prefix, *parts], heads.END)
             return
         answer = packing.pack(reply, head.answers)
         if isinstance(answer, Awaitable):

@@ -14,7 +14,7 @@ import msgspec
 from shoal.codecs import names, protobuf
 from shoal.dataplane.endpoints import Endpoints
 from shoal.dataplane.grpc import statuses
-from shoal.dataplane.grpc.message import Code, Reply, Stream
+from shoal.dataplane.grpc.message import Code, Reply, Request, Stream
 from shoal.domain.errors import ModelNotFound, NotFound, ShoalError
 
 LOOK_S: Final = 1.0  # between two looks for a change; as the core's tick
@@ -33,9 +33,9 @@ class Health:
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
 
-    async def check(self, message: bytes) -> bytes:
+    async def check(self, request: Request) -> bytes:
         """Raises NotFound for what is no service nor model."""
-        service = protobuf.read(_REQUEST, message, _Asked).service
+        service = protobuf.read(_REQUEST, bytes(request.message), _Asked).service
         return protobuf.write(_RESPONSE, {"status": self._status(service)})
 
     async def watch(self, stream: Stream) -> Reply:

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from shoal.dataplane.grpc.framing import BadMessage, MessageReader
 from shoal.dataplane.grpc.message import Code, Data, Head, Request
+from shoal.dataplane.shared import MIN_RATE
 from shoal.domain.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from shoal.dataplane.grpc.dispatch import Dispatcher
-
-# Bytes a second below which a client that keeps sending counts as stuck after
-# `grpc.read_timeout_s`; as over HTTP.
-MIN_RATE: Final = 500.0
 
 # Of complete messages of a stream that wait to be handled; its client sends no more beyond.
 QUEUED_BYTES: Final = 1024**2

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable
 from math import inf
 from time import perf_counter
+from typing import Final
 
 from shoal.codecs.v2_proto import RequestReader
 from shoal.codecs.v2_proto_answer import ResponseWriter, failed_in_stream
@@ -18,6 +19,10 @@ from shoal.dataplane.grpc.calls import StreamedCall, timeout_s
 from shoal.dataplane.grpc.message import Data, Reply, Stream
 from shoal.dataplane.inference import Inference
 from shoal.domain.errors import ShoalError
+
+# Requests are late after their stream is, which cancels them: else chance would say whether its
+# client reads of that in the stream or as its status.
+_LATER_S: Final = 1.0
 
 
 class InferStreams:
@@ -55,9 +60,10 @@ class InferStreams:
         except ShoalError as error:
             self._inference.count_unreached("grpc", error)
             return [*failed_in_stream(error.message, None)]
-        return self._inference.infer(
-            StreamedCall(stream.head, received, self._writer, deadline)
-        )
+        call = StreamedCall(stream.head, received, self._writer, deadline + _LATER_S)
+        if self._inference.logs:
+            _ = call.request_id  # from here on it has one, here and where it is sent on to
+        return self._inference.infer(call)
 
 
 async def _answer(

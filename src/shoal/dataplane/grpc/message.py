@@ -38,7 +38,7 @@ class Code(enum.IntEnum):
 
 class Head:
     """What a call's request headers say. Calls with equal ones may share one, so nothing in it
-    changes.
+    changes, except that `packed` is kept: it as other instances take it.
 
     path: such as `/inference.GRPCInferenceService/ModelInfer`. headers: names lower case, the last
     of equal names wins; without pseudo-headers. method: what is served there. timeout: the value of
@@ -46,7 +46,9 @@ class Head:
     do for an answer that succeeded. unary: what handles its one message, of a unary method.
     """
 
-    __slots__ = ("answers", "encoding", "headers", "method", "path", "plain", "timeout", "unary")
+    __slots__ = (
+        "answers", "encoding", "headers", "method", "packed", "path", "plain", "timeout", "unary",
+    )
 
     def __init__(self, path: str, headers: dict[bytes, bytes], method: Method) -> None:
         self.path = path
@@ -59,6 +61,7 @@ class Head:
         # Packed answers go to who packs its requests: most clients offer it with every call.
         self.answers = self.encoding if self.encoding in accepted else b"identity"
         self.plain = self.answers == b"identity" and REQUEST_ID not in headers
+        self.packed: bytes | None = None
 
 
 class Request(msgspec.Struct):

@@ -18,18 +18,19 @@ from shoal.codecs.v2_proto import RequestReader
 from shoal.codecs.v2_proto_answer import ResponseWriter
 from shoal.dataplane.endpoints import Endpoints
 from shoal.dataplane.grpc import statuses
-from shoal.dataplane.grpc.calls import LONGEST_TIMEOUT_S, InferCall, request_id, timeout_s
+from shoal.dataplane.grpc.calls import MODEL_INFER, InferCall, Question, request_id, timeout_s
 from shoal.dataplane.grpc.health import Health
 from shoal.dataplane.grpc.infer_stream import InferStreams
 from shoal.dataplane.grpc.message import Code, Method, Reply, Request, Streaming, Unary
 from shoal.dataplane.grpc.reflection import ReflectionV1, ReflectionV1Alpha
+from shoal.dataplane.inference import LONGEST_TIMEOUT_S
 from shoal.domain.errors import DeadlineExceeded, ShoalError
 from shoal.node.instance import Instance
 from shoal.observability.logs import get_logger
 
 INFERENCE: Final = "inference.GRPCInferenceService"
 
-_Make = Callable[[bytes], Awaitable[bytes]]
+_Make = Callable[[Request], Awaitable[bytes | Reply]]  # the answer's message, or all of it
 T = TypeVar("T")
 
 log = get_logger("shoal.requests")
@@ -70,7 +71,7 @@ class Service:
         )
         health = Health(endpoints)
         methods: list[Method] = [
-            Unary(f"/{INFERENCE}/ModelInfer", self._infer),
+            Unary(MODEL_INFER, self._infer),
             Streaming(f"/{INFERENCE}/ModelStreamInfer", streams.handle),
             Unary("/grpc.health.v1.Health/Check", self._described(health.check)),
             Streaming("/grpc.health.v1.Health/Watch", health.watch),
@@ -117,7 +118,8 @@ class Service:
         try:
             allowed_s = timeout_s(request.head, LONGEST_TIMEOUT_S)
             async with asyncio.timeout(allowed_s):
-                reply = Reply([await make(bytes(request.message))])
+                made = await make(request)
+            reply = made if isinstance(made, Reply) else Reply([made])
         except TimeoutError:
             error = DeadlineExceeded(
                 f"{request.head.path} was not answered within {allowed_s:g} s; what was begun "
@@ -143,64 +145,72 @@ class Service:
                 **({} if reply.code is Code.OK else {"problem": reply.message}),
             )
 
-    async def _server_live(self, message: bytes) -> bytes:
+    async def _server_live(self, request: Request) -> bytes:
         return _write("ServerLiveResponse", {"live": True})
 
-    async def _server_ready(self, message: bytes) -> bytes:
+    async def _server_ready(self, request: Request) -> bytes:
         return _write("ServerReadyResponse", {"ready": self._endpoints.server_ready()})
 
-    async def _server_metadata(self, message: bytes) -> bytes:
+    async def _server_metadata(self, request: Request) -> bytes:
         return _write("ServerMetadataResponse", self._endpoints.server_metadata())
 
-    async def _model_ready(self, message: bytes) -> bytes:
+    async def _model_ready(self, request: Request) -> bytes:
         """Not ready is an answer here, as Triton's; of models that are not registered too."""
-        asked = _read("ModelReadyRequest", message, _OfModel)
+        asked = _read("ModelReadyRequest", request, _OfModel)
         try:
             self._endpoints.check_ready(*_model(asked))
         except ShoalError:
             return _write("ModelReadyResponse", {"ready": False})
         return _write("ModelReadyResponse", {"ready": True})
 
-    async def _model_metadata(self, message: bytes) -> bytes:
-        asked = _read("ModelMetadataRequest", message, _OfModel)
-        described = await self._endpoints.model_metadata(*_model(asked))
-        return _write("ModelMetadataResponse", described)
+    async def _model_metadata(self, request: Request) -> bytes | Reply:
+        asked = _read("ModelMetadataRequest", request, _OfModel)
+        found = await self._endpoints.model_metadata(Question(request, *_model(asked)))
+        return found if isinstance(found, Reply) else metadata_message(found)
 
-    async def _model_config(self, message: bytes) -> bytes:
-        asked = _read("ModelConfigRequest", message, _OfModel)
-        config = await self._endpoints.model_config(*_model(asked))
-        return _write("ModelConfigResponse", {"config": config})
+    async def _model_config(self, request: Request) -> bytes | Reply:
+        asked = _read("ModelConfigRequest", request, _OfModel)
+        found = await self._endpoints.model_config(Question(request, *_model(asked)))
+        return found if isinstance(found, Reply) else config_message(found)
 
-    async def _model_statistics(self, message: bytes) -> bytes:
+    async def _model_statistics(self, request: Request) -> bytes:
         """Without a name: of every version that is in memory or answered requests."""
-        asked = _read("ModelStatisticsRequest", message, _OfModel)
+        asked = _read("ModelStatisticsRequest", request, _OfModel)
         if asked.name:
-            found = self._endpoints.model_statistics(*_model(asked))
+            found = await self._endpoints.model_statistics(*_model(asked))
         else:
-            found = self._inference.all_stats()
+            found = await self._endpoints.all_statistics()
         return _write("ModelStatisticsResponse", {"model_stats": found})
 
-    async def _index(self, message: bytes) -> bytes:
-        asked = _read("RepositoryIndexRequest", message, _Index)
+    async def _index(self, request: Request) -> bytes:
+        asked = _read("RepositoryIndexRequest", request, _Index)
         # Serialized messages, one behind the other, are one message that has all their entries.
         return b"".join([
             _write("RepositoryIndexResponse", {"models": some})
             async for some in self._endpoints.index(only_ready=asked.ready)
         ])
 
-    async def _load(self, message: bytes) -> bytes:
+    async def _load(self, request: Request) -> bytes:
         self._endpoints.check_control("load")
-        asked = _read("RepositoryModelLoadRequest", message, _Control)
+        asked = _read("RepositoryModelLoadRequest", request, _Control)
         await self._endpoints.load(asked.name, asked.parameters)
         return _write("RepositoryModelLoadResponse", {"model_name": asked.name, "isLoaded": True})
 
-    async def _unload(self, message: bytes) -> bytes:
+    async def _unload(self, request: Request) -> bytes:
         self._endpoints.check_control("unload")
-        asked = _read("RepositoryModelUnloadRequest", message, _Control)
+        asked = _read("RepositoryModelUnloadRequest", request, _Control)
         await self._endpoints.unload(asked.name)
         return _write(
             "RepositoryModelUnloadResponse", {"model_name": asked.name, "isUnloaded": True}
         )
+
+
+def metadata_message(described: dict[str, object]) -> bytes:
+    return _write("ModelMetadataResponse", described)
+
+
+def config_message(config: dict[str, object]) -> bytes:
+    return _write("ModelConfigResponse", {"config": config})
 
 
 def _model(asked: _OfModel) -> tuple[str, int | None]:
@@ -208,8 +218,8 @@ def _model(asked: _OfModel) -> tuple[str, int | None]:
     return names.model_name(asked.name), version
 
 
-def _read(name: str, message: bytes, kind: type[T]) -> T:
-    return protobuf.read(f"inference.{name}", message, kind)
+def _read(name: str, request: Request, kind: type[T]) -> T:
+    return protobuf.read(f"inference.{name}", bytes(request.message), kind)
 
 
 def _write(name: str, value: Mapping[str, object]) -> bytes:

@@ -12,6 +12,8 @@ from shoal.dataplane import request_ids
 from shoal.dataplane.grpc.message import Code, Metadata, Reply
 from shoal.domain.errors import ShoalError
 
+ERROR_CODE: Final = b"shoal-error-code"
+
 # Clients refuse metadata beyond 8 KiB in all, and a byte takes up to three.
 MOST_MESSAGE_BYTES: Final = 2000
 
@@ -26,7 +28,7 @@ def of_error(error: ShoalError, request_id: str) -> Reply:
     """The status of a failed call: its code, `shoal-error-code`, the request's id, and when to come
     back, if that is known."""
     metadata: Metadata = [
-        (b"shoal-error-code", error.code.encode()), (request_ids.HEADER, request_id.encode()),
+        (ERROR_CODE, error.code.encode()), (request_ids.HEADER, request_id.encode()),
     ]
     wait_s = retry_after(error)
     if wait_s is not None:

@@ -16,8 +16,8 @@ from shoal.codecs import json_errors
 from shoal.dataplane.endpoints import Endpoints
 from shoal.dataplane.http import responses
 from shoal.dataplane.http.calls import (
-    LONGEST_TIMEOUT_S,
     HttpCall,
+    Question,
     Target,
     V1Call,
     V2Call,
@@ -26,11 +26,12 @@ from shoal.dataplane.http.calls import (
 from shoal.dataplane.http.message import Request, Response
 from shoal.dataplane.http.responses import json_response
 from shoal.dataplane.http.routes import LONGEST_KNOWN, Kind, Route, Routes
+from shoal.dataplane.inference import LONGEST_TIMEOUT_S
 from shoal.domain.errors import DeadlineExceeded, ShoalError
 from shoal.node.instance import Instance
 from shoal.observability.logs import get_logger
 
-_CALLS: Final[dict[Kind, type[HttpCall]]] = {Kind.INFER: V2Call, Kind.PREDICT: V1Call}
+CALLS: Final[dict[Kind, type[HttpCall]]] = {Kind.INFER: V2Call, Kind.PREDICT: V1Call}
 
 log = get_logger("shoal.requests")
 
@@ -86,18 +87,13 @@ class PublicApi:
                 if request.method == "POST":
                     self._inference.count_unreached(request.target[1:3], error)
                 return self._refuse(request, error, perf_counter())
-            kind = _CALLS.get(route.kind)
+            kind = CALLS.get(route.kind)
             if kind is None:
                 return self._describe(request, route)
             target = Target(kind, route.name, route.version, request.headers)
             if head is not None and not self._log_requests:
                 head.prepared = target
-        answer = self._inference.infer(target.kind(request, target, self._max_body_bytes))
-        if not isinstance(answer, Response):
-            return _finish_later(request, answer)
-        if target.finished and answer.status == 200:
-            return answer
-        return _finish(request, answer)
+        return self._inference.infer(target.kind(request, target, self._max_body_bytes))
 
     def _describe(self, request: Request, route: Route) -> Response | Awaitable[Response]:
         """Everything but inference."""
@@ -157,10 +153,12 @@ class PublicApi:
     # --- a model --------------------------------------------------------------------------------
 
     async def _model_metadata(self, request: Request, route: Route) -> Response:
-        return json_response(await self._endpoints.model_metadata(route.name, route.version))
+        found = await self._endpoints.model_metadata(Question(request, route.name, route.version))
+        return found if isinstance(found, Response) else json_response(found)
 
     async def _model_config(self, request: Request, route: Route) -> Response:
-        return json_response(await self._endpoints.model_config(route.name, route.version))
+        found = await self._endpoints.model_config(Question(request, route.name, route.version))
+        return found if isinstance(found, Response) else json_response(found)
 
     def _model_ready(self, request: Request, route: Route) -> Response:
         """Ready is what the next request can be answered from, after a load if need be."""
@@ -169,14 +167,14 @@ class PublicApi:
 
     # --- statistics -----------------------------------------------------------------------------
 
-    def _model_statistics(self, request: Request, route: Route) -> Response:
-        found = self._endpoints.model_statistics(route.name, route.version)
+    async def _model_statistics(self, request: Request, route: Route) -> Response:
+        found = await self._endpoints.model_statistics(route.name, route.version)
         return json_response({"model_stats": found})
 
-    def _all_statistics(self, request: Request, route: Route) -> Response | Awaitable[Response]:
+    async def _all_statistics(self, request: Request, route: Route) -> Response:
         if "stats" in self._instance.replica:  # a model may be called so
-            return self._model_metadata(request, Route(Kind.MODEL_METADATA, "stats"))
-        return json_response({"model_stats": self._inference.all_stats()})
+            return await self._model_metadata(request, Route(Kind.MODEL_METADATA, "stats"))
+        return json_response({"model_stats": await self._endpoints.all_statistics()})
 
     # --- the repository -------------------------------------------------------------------------
 
@@ -209,12 +207,3 @@ class PublicApi:
             return msgspec.json.decode(body, type=kind)
         except json_errors.DECODING_ERRORS as error:
             raise json_errors.as_refusal(error, body) from None
-
-
-def _finish(request: Request, answer: Response) -> Response | Awaitable[Response]:
-    return responses.compressed(request, responses.identified(request, answer))
-
-
-async def _finish_later(request: Request, answer: Awaitable[Response]) -> Response:
-    finished = _finish(request, await answer)
-    return finished if isinstance(finished, Response) else await finished

@@ -22,10 +22,7 @@ from shoal.dataplane.http.message import Request, Response
 from shoal.dataplane.http.reader import BODY, RequestReader
 from shoal.dataplane.http.shared import Shared
 from shoal.dataplane.http.writer import CLOSE, CONTINUE, STAY, STAY_1_0, Parts, error_response
-
-# Bytes a second below which a client that keeps sending counts as stuck after
-# `http.read_timeout_s`; the rate that Apache's mod_reqtimeout starts from.
-MIN_RATE: Final = 500.0
+from shoal.dataplane.shared import MIN_RATE
 
 # How long and how much is read and dropped after a refusal, so that a client that is still sending
 # finds the answer and not a reset connection (RFC 9112, 9.6).
@@ -206,6 +203,11 @@ class Connection(asyncio.Protocol):
         else:
             self._close(now)
 
+    def retire(self) -> None:
+        """Answer the next request as the last one; wait for it if there is none yet."""
+        if not self._ended:
+            self._reader.make_next_the_last()
+
     def drain(self) -> None:
         """Finish what has begun, then close; close at once if nothing has."""
         if self._ended:
@@ -229,7 +231,8 @@ class Connection(asyncio.Protocol):
         if self._ended:
             return
         now = self._time()
-        self._feed(now)
+        if self._unfed:
+            self._feed(now)
         self._answer(now)
         if self._reader.stage and not self._ended:
             self._await_rest(0, now)

@@ -95,6 +95,9 @@ class _Stop(Exception):
     """Makes llhttp stop, from within a callback; `finished` and `refusal` say why."""
 
 
+_NONE_KNOWN: Final = KnownHeads()  # nothing is learnt from a connection's last request
+
+
 class RequestReader:
     """Reads one connection.
 
@@ -187,9 +190,14 @@ class RequestReader:
     def finish(self) -> None:
         """Read no further than the end of the request that has begun, if one has."""
         if self.stage:
-            self._draining = True
+            self.make_next_the_last()
         else:
             self.finished = True
+
+    def make_next_the_last(self) -> None:
+        """Read no further than the end of the request that has begun, or else of the next one."""
+        self._draining = True
+        self._known = _NONE_KNOWN  # only the parser sees where a request ends
 
     def release(self) -> None:
         """Free the parser at once: it and this object refer to each other."""
