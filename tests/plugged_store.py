@@ -43,9 +43,11 @@ class Seen:
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, str | None]] = []  # name and URI
+        self.revisions: list[int] = []  # of the store, of each change
         self.problems: list[str] = []
 
-    def change(self, name: str, record: ModelRecord | None) -> None:
+    def change(self, name: str, record: ModelRecord | None, revision: int) -> None:
+        self.revisions.append(revision)
         self.changes.append((name, None if record is None else record.spec.uri))
 
 

@@ -66,6 +66,12 @@ def one(**homes: str) -> One:
     raise AssertionError(f"no name has such homes: {homes}")
 
 
+def located(commands: list[do.Command]) -> tuple[str, ...]:
+    """Who answers, as the home told just now."""
+    return next((each.message.holders for each in commands
+                 if isinstance(each, do.Tell) and isinstance(each.message, mesh.Located)), ())
+
+
 def missed(made: One, *, lost: bool) -> on.Miss:
     return on.Miss("b", made.revision.id, "UNREACHABLE", "instance 'b' is gone", 1.0, lost=lost)
 
@@ -198,6 +204,38 @@ def test_entries_hear_at_once_that_a_model_was_taken_out_of_service() -> None:
     commands = home.told("c", mesh.TakeOut(home.name, None, 2))
     told = [each.message for each in commands if isinstance(each, do.Tell) and each.instance == "c"]
     assert mesh.Holders(home.name, None, home.revision.id) in told
+
+
+def test_a_declaration_that_comes_late_does_not_undo_what_was_asked_for_since() -> None:
+    """`b` takes the model out, `c` brings it back; the registry's word comes after theirs."""
+    home = one(abc="a")
+    home.members(1, a=READY, b=READY, c=READY)
+    out = msgspec.structs.replace(home.record, unloaded=(0,))
+    home.told("b", mesh.Held(home.revision))
+    home.told("b", mesh.TakeOut(home.name, None, 1, as_of=7))
+    home.told("b", mesh.Dropped(home.revision.id, Reason.UNLOADED))
+    home.told("c", mesh.Locate(home.name, None, 1, by_hand=True, as_of=8))
+    home.told("b", mesh.Held(home.revision))
+    assert not [each for each in home.hear(on.ModelDeclared(out, as_of=7))
+                if isinstance(each, do.Tell) and isinstance(each.message, mesh.Release)]
+    assert located(home.told("c", mesh.Locate(home.name, None, 2))) == ("b",)
+    home.hear(on.ModelDeclared(home.record, as_of=8))
+    home.told("c", mesh.TakeOut(home.name, None, 3, as_of=9))
+    home.hear(on.ModelDeclared(home.record, as_of=8))
+    assert not located(home.told("c", mesh.Locate(home.name, None, 4)))
+
+
+def test_a_word_on_service_that_comes_after_a_later_one_is_not_heeded() -> None:
+    home = one(abc="a")
+    home.members(1, a=READY, b=READY, c=READY)
+    home.told("b", mesh.Held(home.revision))
+    home.told("c", mesh.Locate(home.name, None, 1, by_hand=True, as_of=8))
+    commands = home.told("b", mesh.TakeOut(home.name, None, 1, as_of=7))
+    assert commands == [do.Tell("b", mesh.TakenOut(1))]
+    assert located(home.told("c", mesh.Locate(home.name, None, 2))) == ("b",)
+    home.told("b", mesh.TakeOut(home.name, None, 2, as_of=10))
+    home.told("c", mesh.Locate(home.name, None, 3, by_hand=True, as_of=8))
+    assert not located(home.told("c", mesh.Locate(home.name, None, 4)))
 
 
 def test_a_load_that_a_home_out_of_reach_had_here_is_not_waited_for_again() -> None:

@@ -40,7 +40,7 @@ class Node:
         self.table = ServingRuntimes(clock)
         self.heard: list[set[str]] = []
         self.problems: list[str] = []
-        self.replica = Replica(store, lambda _name, _record: None, self.problems.append)
+        self.replica = Replica(store, lambda *_: None, self.problems.append)
         self.journal = Journal(clock)
         self.operations = ServingOperations(
             self.table, RuntimeRegistry([]), self.replica, self.journal)

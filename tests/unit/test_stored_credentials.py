@@ -68,7 +68,7 @@ async def start(store: Store) -> AsyncIterator[Start]:
         credentials = Credentials([*map(FileSource, files), known])
         problems: list[str] = []
         stored = StoredCredentials(store, known, problems.append)
-        replica = Replica(store, lambda _name, _record: None, problems.append)
+        replica = Replica(store, lambda *_: None, problems.append)
         journal = Journal(HeldClock())
         contents = await read_contents(store)
         await stored.start(contents)

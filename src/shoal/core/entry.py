@@ -32,11 +32,13 @@ MOST_RETRIES: Final = 1_000.0  # that are saved up: what a link that falls silen
 
 @dataclass(slots=True)
 class Waiting:
-    """A ticket. without: instances that failed to answer from `revision`. error: how that ended the
-    last time. bounces: how often it waited here in vain."""
+    """A ticket. as_of: of the operator's word, by hand. without: instances that failed to answer
+    from `revision`. error: how that ended the last time. bounces: how often it waited here in
+    vain."""
 
     name: Name
     by_hand: bool = False
+    as_of: int = 0
     revision: str = ""
     without: tuple[str, ...] = ()
     error: Refusal | None = None
@@ -134,14 +136,14 @@ class Entry:
         return None
 
     def by_hand(self, event: on.LoadAsked) -> None:
-        waiting = Waiting((event.model, event.version), by_hand=True)
+        waiting = Waiting((event.model, event.version), by_hand=True, as_of=event.as_of)
         self.waiting[event.ticket] = waiting
         self._look_for(event.ticket, waiting)
 
     def take_out(self, event: on.UnloadAsked) -> None:
         self.waiting[event.ticket] = Waiting((event.model, event.version), by_hand=True)
         number = self._number()
-        question = mesh.TakeOut(event.model, event.version, number)
+        question = mesh.TakeOut(event.model, event.version, number, event.as_of)
         self._put(Ask(question, "", self._desk.now, {event.ticket: None}))
 
     def abandoned(self, ticket: int) -> None:
@@ -159,7 +161,8 @@ class Entry:
         number = self._number()
         name, version = waiting.name
         question = mesh.Locate(
-            name, version, number, waiting.revision, waiting.without, waiting.by_hand)
+            name, version, number, waiting.revision, waiting.without, waiting.by_hand,
+            as_of=waiting.as_of)
         if plain:
             self._asking[waiting.name] = number
         self._put(Ask(question, "", self._desk.now, {ticket: None}))
@@ -170,7 +173,7 @@ class Entry:
         """Somebody took this instance for the home: ask on its behalf."""
         asked = mesh.Locate(
             question.model, question.version, self._number(), question.revision, question.without,
-            question.by_hand, relayed=question.relayed or sender)
+            question.by_hand, question.relayed or sender, question.as_of)
         self._put(Ask(asked, "", self._desk.now, asker=sender, number=question.ask))
 
     def _number(self) -> int:

@@ -52,7 +52,7 @@ class Home:
                 question.ask, "MODEL_NOT_FOUND", f"model {question.model!r} is not registered"))
             return
         play = self._board.in_play(record)
-        if question.by_hand:
+        if question.by_hand and play.accept(question.as_of):
             play.back_in_service(question.version)
         slot = play.slot(question.version)
         if slot is None:
@@ -187,10 +187,10 @@ class Home:
 
     def take_out(self, sender: str, message: mesh.TakeOut) -> None:
         record = self._desk.records(message.model)
-        if record is None:
+        if record is None or not (play := self._board.in_play(record)).accept(
+                message.as_of):
             self._desk.tell(sender, mesh.TakenOut(message.ask))
             return
-        play = self._board.in_play(record)
         play.out_of_service.add(message.version)
         those = [revision for revision in play.holdings
                  if message.version in (None, version_of(revision))]
@@ -375,7 +375,8 @@ class Home:
             (slot.version, slot.active) for slot in play.slots.values()
             if slot.proven and served(play.record, slot.version) != slot.active
         ])
-        return mesh.HomeState(name, active, tuple(play.out_of_service), tuple(failures), deaths)
+        return mesh.HomeState(
+            name, active, tuple(play.out_of_service), tuple(failures), deaths, play.as_of)
 
     def handed_over(self, message: mesh.HandOver) -> None:
         for state in message.models:
@@ -383,7 +384,8 @@ class Home:
             if record is None:
                 continue
             play = self._board.in_play(record)
-            play.out_of_service |= set(state.out_of_service)
+            if play.accept(state.as_of):
+                play.out_of_service |= set(state.out_of_service)
             for revision_id, instances in state.deaths.items():
                 self._board.failures.died(revision_id, *instances)
             self._board.release_out_of_service(play)

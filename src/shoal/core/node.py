@@ -190,7 +190,7 @@ class Core:
     def _declared(self, event: on.ModelDeclared) -> None:
         self.entry.declared(event.record)
         self.holder.declared(event.record)
-        self.revisions.declared(event.record)
+        self.revisions.declared(event.record, event.as_of)
         self.home.want_pinned(event.record.name)
 
     def _removed(self, event: on.ModelRemoved) -> None:

@@ -106,7 +106,8 @@ class Out:
 
 @dataclass(slots=True)
 class Play:
-    """out_of_service: versions an operator unloaded; None stands for the whole model. holdings: by
+    """out_of_service: versions an operator unloaded; None stands for the whole model. as_of: the
+    registry's revision in which the last word on that is written, if it is. holdings: by
     revision and instance. tried: where a load just failed, and how. removed: it was unregistered;
     its copies are on their way out. home_score: by which this instance is the home. played_at:
     since when it is in play."""
@@ -116,6 +117,7 @@ class Play:
     home_score: float = 0.0
     slots: dict[int | None, Slot] = field(default_factory=dict)
     out_of_service: set[int | None] = field(default_factory=set)
+    as_of: int = 0
     holdings: dict[str, dict[str, Holding]] = field(default_factory=dict)
     tried: dict[str, dict[str, str]] = field(default_factory=dict)
     outs: list[Out] = field(default_factory=list)
@@ -136,6 +138,15 @@ class Play:
 
     def is_out_of_service(self, revision: Revision) -> bool:
         return None in self.out_of_service or revision.version in self.out_of_service
+
+    def accept(self, as_of: int) -> bool:
+        """Take what the registry has in this revision (0: in none) for the last word on what is in
+        service; False: a later one was heard. They come directly and with declarations, in any
+        order."""
+        if 0 < as_of < self.as_of:
+            return False
+        self.as_of = max(self.as_of, as_of)
+        return True
 
     def back_in_service(self, version: int | None) -> None:
         """`version` alone, when the whole model was out of service; None: all of it."""

@@ -21,11 +21,13 @@ class Revisions:
 
     # --- declarations ---------------------------------------------------------------------------
 
-    def declared(self, record: ModelRecord) -> None:
+    def declared(self, record: ModelRecord, as_of: int = 0) -> None:
+        """as_of: as of `ModelDeclared`."""
         play = self._board.plays.get(record.name)
         if play is not None:
             before, play.record, play.removed = play.record, record, False
-            play.out_of_service = record.out_of_service
+            if play.accept(as_of):
+                play.out_of_service = record.out_of_service
             for slot in list(play.slots.values()):
                 revision = served(record, slot.version)
                 if revision is None:

@@ -16,9 +16,11 @@ from shoal.domain.model import ModelRecord, Revision
 
 
 class ModelDeclared(msgspec.Struct, frozen=True, tag=True):
-    """A model was registered, or its declaration changed."""
+    """A model was registered, or its declaration changed. as_of: the registry's revision in which
+    that is written; 0: in none."""
 
     record: ModelRecord
+    as_of: int = 0
 
 
 class ModelRemoved(msgspec.Struct, frozen=True, tag=True):
@@ -56,19 +58,23 @@ class ForwardReceived(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoadAsked(msgspec.Struct, frozen=True, tag=True):
-    """Somebody wants the copy loaded now and back in service, whatever failed before."""
+    """Somebody wants the copy loaded now and back in service, whatever failed before. as_of: as of
+    ModelDeclared."""
 
     ticket: int
     model: str
     version: int | None = None
+    as_of: int = 0
 
 
 class UnloadAsked(msgspec.Struct, frozen=True, tag=True):
-    """Somebody wants the model (or one version) out of service until LoadAsked."""
+    """Somebody wants the model (or one version) out of service until LoadAsked. as_of: as of
+    ModelDeclared."""
 
     ticket: int
     model: str
     version: int | None = None
+    as_of: int = 0
 
 
 class TicketAbandoned(msgspec.Struct, frozen=True, tag=True):

@@ -85,7 +85,8 @@ class Locate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """An entry asks a home who answers for `model`. `ask` numbers the question; its answer is
     Located or NotLocated. `without`: instances that just failed to answer from `revision`.
     by_hand: take it back into service and load it, whatever failed before. relayed: by an instance
-    that did not take itself for the home."""
+    that did not take itself for the home. as_of: the registry's revision in which it is written
+    that the model is back in service; 0: in none."""
 
     model: str
     version: int | None
@@ -94,6 +95,7 @@ class Locate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     without: tuple[str, ...] = ()
     by_hand: bool = False
     relayed: str = ""
+    as_of: int = 0
 
 
 class Located(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -130,13 +132,14 @@ class Interest(msgspec.Struct, frozen=True, tag=True):
     names: tuple[tuple[str, int | None], ...]
 
 
-class TakeOut(msgspec.Struct, frozen=True, tag=True):
+class TakeOut(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Somebody wants the model (or one version) out of service. Answered by TakenOut when it has
-    left all memory."""
+    left all memory. as_of: the registry's revision in which that is written; 0: in none."""
 
     model: str
     version: int | None
     ask: int
+    as_of: int = 0
 
 
 class TakenOut(msgspec.Struct, frozen=True, tag=True):
@@ -254,14 +257,15 @@ class KnownFailure(msgspec.Struct, frozen=True):
 
 class HomeState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What only its home knows of a model. active: the revision that answers, by version.
-    out_of_service: versions taken out by hand; None stands for the whole model. deaths: instances
-    that ended while they loaded a revision, by revision."""
+    out_of_service: versions taken out by hand, as of that revision of the registry; None stands for
+    the whole model. deaths: instances that ended while they loaded a revision, by revision."""
 
     model: str
     active: tuple[tuple[int | None, Revision], ...] = ()
     out_of_service: tuple[int | None, ...] = ()
     failures: tuple[KnownFailure, ...] = ()
     deaths: dict[str, tuple[str, ...]] = {}
+    as_of: int = 0
 
 
 class HandOver(msgspec.Struct, frozen=True, tag=True):

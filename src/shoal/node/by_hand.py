@@ -30,20 +30,20 @@ class ByHand:
     async def unload(self, name: str, version: int | None, timeout_s: float | None) -> None:
         """Out of all memory of the mesh, and out of service on all of it. Raises StoreUnavailable
         where the others cannot be told."""
-        await self._tell_all(name, version, unloaded=True)
-        await self._instance.ask(on.UnloadAsked, name, version, timeout_s)
+        as_of = await self._tell_all(name, version, unloaded=True)
+        await self._instance.ask(on.UnloadAsked, name, version, timeout_s, as_of)
 
     async def load(
         self, name: str, version: int | None, timeout_s: float | None, asking: Asking | None
     ) -> None:
         """Into memory of one instance at least. Raises what the loads failed with, and as
         `Instance.acquire`."""
-        await self._tell_all(name, version, unloaded=False)
+        as_of = await self._tell_all(name, version, unloaded=False)
         clock = self._instance.clock
         started = clock.monotonic()
         while True:
             try:
-                await self._load(name, version, timeout_s, asking)
+                await self._load(name, version, timeout_s, asking, as_of)
                 return
             except Unloaded:
                 # Who decides has heard that it was taken out, and not yet that it is back.
@@ -52,11 +52,12 @@ class ByHand:
                 await asyncio.sleep(_AGAIN_S)
 
     async def _load(
-        self, name: str, version: int | None, timeout_s: float | None, asking: Asking | None
+        self, name: str, version: int | None, timeout_s: float | None, asking: Asking | None,
+        as_of: int,
     ) -> None:
         clock = self._instance.clock
         ends_at = clock.monotonic() + (timeout_s or 0.0)
-        found = await self._instance.ask(on.LoadAsked, name, version, timeout_s)
+        found = await self._instance.ask(on.LoadAsked, name, version, timeout_s, as_of)
         attempt = 0
         while found is not None and asking is not None:
             attempt += 1
@@ -75,13 +76,13 @@ class ByHand:
                 return
             found = copy
 
-    async def _tell_all(self, name: str, version: int | None, *, unloaded: bool) -> None:
+    async def _tell_all(self, name: str, version: int | None, *, unloaded: bool) -> int:
         """In a mesh whoever decides about the model later must know it too, so the registry says
-        it."""
+        it: in which revision; 0: it need not."""
         instance = self._instance
         record = instance.record(name)
         if instance.peers is None or (version is not None and served(record, version) is None):
-            return
+            return 0
 
         def marked(record: ModelRecord) -> ModelRecord:
             out = record.out_of_service
@@ -96,7 +97,7 @@ class ByHand:
             marks = tuple(sorted(each or 0 for each in out))
             return msgspec.structs.replace(record, unloaded=marks)
 
-        await instance.replica.change(name, marked)
+        return await instance.replica.change(name, marked)
 
     async def _awaited(self, asking: Asking, there: Elsewhere, left_s: float) -> Miss | None:
         """Wait for the copy of another instance; why it will not come, None: it is ready."""

@@ -213,14 +213,14 @@ class Instance:
         return found
 
     async def ask(self, event: type[on.LoadAsked | on.UnloadAsked], name: str,
-                  version: int | None, timeout_s: float | None) -> Elsewhere | None:
+                  version: int | None, timeout_s: float | None, as_of: int) -> Elsewhere | None:
         """Load or unload by hand. timeout_s: how long to wait for the outcome; None: not at all.
-        Where others have the copy, or load it now, it says who."""
+        as_of: as of ModelDeclared. Where others have the copy, or load it now, it says who."""
         record = self.record(name)
         if served(record, version) is None and (version is not None or event is on.LoadAsked):
             raise _not_served(record, version)
         ticket = self.tickets.issue()
-        self.send(event(ticket, name, version))
+        self.send(event(ticket, name, version, as_of))
         if timeout_s is None:
             self.tickets.forget(ticket)
             return None
@@ -232,7 +232,7 @@ class Instance:
 
     # --- declarations ---------------------------------------------------------------------------
 
-    def _on_declaration(self, name: str, record: ModelRecord | None) -> None:
+    def _on_declaration(self, name: str, record: ModelRecord | None, as_of: int) -> None:
         self.invalid.discard(name)
         alone = not self.replica.in_bulk  # else whoever asked for it tells of all together
         if record is None:
@@ -251,7 +251,7 @@ class Instance:
             self.invalid.add(name)
         elif alone:
             self.journal.note("declared", f"model {name!r} is registered with {what}", model=name)
-        self.send(on.ModelDeclared(record))
+        self.send(on.ModelDeclared(record, as_of))
         if not self.starting and not record.spec.pin:
             self.filling.declared(name)
 

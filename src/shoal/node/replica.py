@@ -37,7 +37,8 @@ log = get_logger("shoal.node")
 
 
 class Replica:
-    """on_change: called for each model declared (its record) or removed (None) after the start.
+    """on_change: called for each model declared (its record) or removed (None) after the start,
+    with the store's revision that says so; 0: none, it is known here alone.
     on_problem: for what an operator should know, in a sentence.
 
     Models that a watched folder declares live only here, not in the store.
@@ -47,7 +48,7 @@ class Replica:
 
     def __init__(
         self, store: KVStore,
-        on_change: Callable[[str, ModelRecord | None], None],
+        on_change: Callable[[str, ModelRecord | None, int], None],
         on_problem: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -174,7 +175,7 @@ class Replica:
         for name, value in found.items():
             known_to = contents.younger.get(name, contents.revision)
             if self._written.get(name, 0) <= known_to:  # else we wrote it meanwhile
-                self._apply(name, value)
+                self._apply(name, value, known_to)
             if turns.is_over():
                 await turns.rest()
         for name, problem in contents.unreadable.items():
@@ -223,7 +224,7 @@ class Replica:
         if change.revision >= written:
             self._written.pop(name, None)
         if change.revision > written:
-            self._apply(name, change.value)
+            self._apply(name, change.value, change.revision)
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -233,12 +234,13 @@ class Replica:
         value = records.encode(record)
         revision = await self._store.put(MODELS + record.name, value)
         self._wrote(record.name, revision)
-        self._apply(record.name, value)
+        self._apply(record.name, value, revision)
 
-    async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> None:
+    async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> int:
         """Change what is declared under `name` as the store has it now, which may be newer than
-        what is known here; a name that is not there stays so. Raises StoreUnavailable, and
-        InvalidSpecification where what is there cannot be read."""
+        what is known here; a name that is not there stays so. Returns the store's revision that has
+        it, 0 for none. Raises StoreUnavailable, and InvalidSpecification where what is there cannot
+        be read."""
         while (entry := await self._store.get(MODELS + name)) is not None:
             try:
                 before = records.decode(name, entry.value)
@@ -246,15 +248,16 @@ class Replica:
                 raise InvalidSpecification(not_readable(name, error)) from None
             after = change(before)
             if after == before:
-                return
+                return entry.revision
             value = records.encode(after)
             try:
                 revision = await self._store.put(MODELS + name, value, expect=entry.revision)
             except Conflict:
                 continue
             self._wrote(name, revision)
-            self._apply(name, value)
-            return
+            self._apply(name, value, revision)
+            return revision
+        return 0
 
     async def put_all(self, declared: Sequence[ModelRecord]) -> dict[str, ShoalError]:
         """As `put`, up to BATCH records; by name what was not stored, and why. Of each name one.
@@ -282,7 +285,7 @@ class Replica:
         """Forget it, here and in the store. Raises StoreUnavailable; then nothing has changed."""
         revision = await self._store.transact([Delete(MODELS + name), Delete(USAGE + name)])
         self._wrote(name, revision)
-        self._apply(name, None)
+        self._apply(name, None, revision)
 
     async def delete_all(self, names: Sequence[str]) -> None:
         """As `delete`, up to BATCH names in one transaction: all or none."""
@@ -310,11 +313,13 @@ class Replica:
         try:
             for name, value in values.items():
                 self._wrote(name, revision)
-                self._apply(name, value)
+                self._apply(name, value, revision)
         finally:
             self.in_bulk = False
 
-    def _apply(self, name: str, value: bytes | None, *, local: bool = False) -> None:
+    def _apply(
+        self, name: str, value: bytes | None, revision: int = 0, *, local: bool = False
+    ) -> None:
         record = None
         if value is not None:
             try:
@@ -335,7 +340,7 @@ class Replica:
             if known is None:
                 self._names.add(name)
             self._encoded[name] = value
-        self._on_change(name, record)
+        self._on_change(name, record, revision)
 
     def _forget(self, name: str) -> None:
         del self._encoded[name]

@@ -104,13 +104,28 @@ async def test_a_change_is_made_to_what_the_store_has_now(
     assert seen.changes[-1] == ("m", "/new")
 
 
+async def test_changes_are_told_with_the_revision_that_has_them(
+    store: Store, replica: Replica, seen: Seen
+) -> None:
+    await replica.put(record("m"))
+    await written(store, "m", "/b")
+    await eventually(lambda: len(seen.revisions) == 2)
+    changed = await replica.change(
+        "m", lambda known: msgspec.structs.replace(known, unloaded=(0,)))
+    replica.put_local(record("of-a-folder"))
+    assert seen.revisions[2:] == [changed, 0]
+    assert seen.revisions[:3] == sorted({*seen.revisions[:3]})
+
+
 async def test_a_change_of_what_is_not_there_or_alike_writes_nothing(
     store: Store, replica: Replica
 ) -> None:
     await replica.put(record("m"))
+    at = await replica.change("m", lambda known: msgspec.structs.replace(known, problem="x"))
     before = len(store.transactions)
-    await replica.change("m", lambda known: known)
-    await replica.change("gone", lambda known: msgspec.structs.replace(known, origin="x"))
+    assert await replica.change("m", lambda known: known) == at
+    assert await replica.change(
+        "gone", lambda known: msgspec.structs.replace(known, origin="x")) == 0
     assert len(store.transactions) == before
     assert replica.get("gone") is None
 
@@ -165,7 +180,7 @@ async def test_many_that_cannot_be_stored_have_not_happened(
 
 async def test_who_listens_is_told_that_it_is_one_of_many(store: Store) -> None:
     told: list[tuple[str, bool]] = []
-    made = Replica(store, lambda name, _: told.append((name, made.in_bulk)), print)
+    made = Replica(store, lambda name, *_: told.append((name, made.in_bulk)), print)
     await made.start()
     await made.put_all([record("a")])
     await made.put(record("b"))
