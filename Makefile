@@ -33,7 +33,8 @@ demo: $(VENV)/.with-frameworks
 
 # By files, in the order of their names: the short ones, tests/unit, come last.
 test: $(VENV)/.with-tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 2
 
 check: $(VENV)/.with-tests
 	$(BIN)/ruff check .
