@@ -33,6 +33,7 @@ class NumberedEtcd:
         self._clock = clock
         self._history_limit = history_limit
         self._base: int | None = None
+        self._beginning = asyncio.Lock()
         self._compacted = 0
         self._leases: dict[int, tuple[float, float]] = {}  # how long, and until when
 
@@ -105,9 +106,10 @@ class NumberedEtcd:
         await self._store.close()
 
     async def _begin(self) -> int:
-        """The revision before the first use."""
-        if self._base is None:
-            self._base = (await self._store.list("")).revision
+        """The revision before the first use, also where several begin at once."""
+        async with self._beginning:
+            if self._base is None:
+                self._base = (await self._store.list("")).revision
         await self._end_leases()
         return self._base
 
