@@ -17,6 +17,7 @@ from tests.isolated import make_wheel, model_folder, python_model, with_environm
 from tests.served import until
 
 from shoal.domain.errors import InvalidArtifact, LoadFailed
+from shoal.isolation import environment
 from shoal.isolation.environment import FILE, RETRY_AFTER_S, Environments, Lease
 from shoal.isolation.environment import installer_environment as variables_of_pip
 
@@ -128,6 +129,35 @@ def test_several_that_want_the_same_build_it_once(
         each.end()
     assert len({each.python for each in leases}) == 1
     assert "".join(capfd.readouterr()).count("Successfully installed") == 1
+
+
+def test_who_was_about_to_build_what_others_use_by_now_shares_it(
+    environments: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked before there was one, and comes to build it when another has built it and uses
+    it."""
+    (tmp_path / FILE).write_text("pebbles==1.0")
+    lock = environment._lock
+    leases: list[Lease] = []
+
+    def overtaken(path: Path, kind: int) -> int:
+        if kind & fcntl.LOCK_EX:
+            monkeypatch.setattr(environment, "_lock", lock)
+            leases.append(environments.lease(tmp_path / FILE, "faster"))
+        return lock(path, kind)
+
+    monkeypatch.setattr(environment, "_lock", overtaken)
+    slower = threading.Thread(
+        target=lambda: leases.append(environments.lease(tmp_path / FILE, "slower")))
+    slower.start()
+    slower.join(60)
+    waits = slower.is_alive()
+    for each in leases:
+        each.end()
+    slower.join()
+    assert not waits
+    assert len({each.python for each in leases}) == 1
+    assert len(leases) == 2
 
 
 def test_what_pip_says_is_told(lease: Get) -> None:

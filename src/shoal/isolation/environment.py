@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ _COMPLETE: Final = "complete"
 _ELSEWHERE: Final = re.compile(
     r"-r\b|-c\b|-e\b|--requirement|--constraint|--editable|\.{1,2}/|/|~|file:|.*@\s*(file:|\.|/)")
 _LAST_LINES: Final = 12
+_AGAIN_S: Final = (0.001, 0.01)
 
 log = get_logger("shoal.isolation")
 
@@ -73,15 +75,19 @@ class Environments:
         home = self._folder / digest
         self._folder.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = _lock(self._folder / f"{digest}.lock", fcntl.LOCK_SH)
+            descriptor = _lock(home.with_suffix(".lock"), fcntl.LOCK_SH)  # waits while it is built
             if (home / _COMPLETE).is_file():
                 os.utime(home / _COMPLETE)
                 return Lease(home / "bin" / "python", descriptor)
             os.close(descriptor)
-            self._build(home, text, model)
+            try:
+                self._build(home, text, model)
+            except BlockingIOError:  # another one builds it by now, uses it, or looks as this one
+                time.sleep(random.uniform(*_AGAIN_S))
 
     def _build(self, home: Path, text: str, model: str) -> None:
-        descriptor = _lock(home.with_suffix(".lock"), fcntl.LOCK_EX)
+        """Raises BlockingIOError where others have the lock: who uses it has it for long."""
+        descriptor = _lock(home.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             if (home / _COMPLETE).is_file():
                 return
