@@ -297,7 +297,7 @@ async def test_reads_and_watches_leave_a_member_that_hangs_and_writes_follow(
     async with (
         Cuttable(etcd_server.endpoint) as one,
         Cuttable(etcd_server.endpoint) as two,
-        opened(etcd_server, one.endpoint, two.endpoint, timeout_s=1, pulse_s=0.1) as store,
+        opened(etcd_server, one.endpoint, two.endpoint, timeout_s=4, pulse_s=0.1) as store,
     ):
         watch, start = await begun(store)
         waiting = asyncio.create_task(take(watch, 1))
