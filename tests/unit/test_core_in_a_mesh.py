@@ -180,6 +180,29 @@ def test_who_is_the_home_no_longer_passes_on_what_waited_for_the_others() -> Non
     assert not [each for each in commands if isinstance(each, do.LoadCopy)]
 
 
+def test_who_has_not_heard_of_a_change_of_members_waits_for_it_before_it_decides() -> None:
+    """`b` leaves, tells its copies to the next home, and passes on what it is asked for others'."""
+    made = one(abc="b", ac="a")
+    made.members(1, a=READY, b=READY, c=READY)
+    made.told("b", mesh.Announce(2))
+    assert not made.told("b", mesh.Locate(made.name, None, 7, relayed="c"))
+    made.hear(on.MembersChanged(members(a=READY, b=DRAINING, c=READY), 2))
+    commands = made.told("c", mesh.Announce(2, (mesh.Held(made.revision),)))
+    assert located(commands) == ("c",)
+    assert not [each for each in commands if isinstance(each, do.LoadCopy)]
+
+
+def test_a_change_of_members_that_never_comes_is_not_waited_for_long() -> None:
+    made = one(abc="b", ac="a")
+    made.members(1, a=READY, b=READY, c=READY)
+    made.now = 100.0
+    assert do.Wake(made.core.options.barrier_s) in made.told("b", mesh.Announce(2))
+    assert not made.told("b", mesh.Locate(made.name, None, 7, relayed="c"))
+    made.now += made.core.options.barrier_s
+    assert located(made.hear(on.Ticked()))
+    assert located(made.told("b", mesh.Locate(made.name, None, 8, relayed="c")))
+
+
 def test_very_many_copies_are_announced_in_parts_that_a_message_takes() -> None:
     made = one(ab="b")
     made.members(1, a=READY, b=READY)

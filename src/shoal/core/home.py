@@ -16,6 +16,7 @@ from shoal.core.desk import model_of, portions, version_of
 from shoal.core.failures import Failure
 from shoal.core.plays import HoldingState, Out, Play, Slot
 from shoal.core.revisions import Revisions
+from shoal.core.roll_call import RollCall
 from shoal.core.troubles import Troubles
 from shoal.domain import mesh
 from shoal.domain.events import served
@@ -33,7 +34,7 @@ class Home:
         self._board = board
         self._revisions = revisions
         self._troubles = troubles
-        self._announced: dict[str, int] = {}  # by instance, the view in which it told its copies
+        self._roll = RollCall(board.desk)
         self._parked: list[tuple[str, mesh.Locate]] = []
         self._strangers: dict[str, float] = {}  # told of copies, and since when
 
@@ -86,7 +87,7 @@ class Home:
             return
         if self._tell_coming(sender, question, play, revision, without):
             return
-        if not self._knows_all():
+        if not self._roll.is_complete:
             self._parked.append((sender, question))
             return
         gone = not play.is_held(revision.id)
@@ -287,7 +288,7 @@ class Home:
         self._board.forget_if_idle(play.record.name)
 
     def announced(self, sender: str, message: mesh.Announce) -> None:
-        self._announced[sender] = max(message.view, self._announced.get(sender, 0))
+        self._roll.tell(sender, message.view)
         told = {each.revision.id for each in message.copies}.union(message.besides)
         if message.whole:
             for play in list(self._board.plays.values()):
@@ -309,22 +310,13 @@ class Home:
 
     # --- the mesh -------------------------------------------------------------------------------
 
-    def _knows_all(self) -> bool:
-        """Did everybody tell its copies since the last change of members, or had time enough?"""
-        view = self._desk.view
-        if self._desk.now - view.lost_at < self._desk.options.lost_barrier_s:
-            return False
-        if self._desk.now - view.changed_at >= self._desk.options.barrier_s:
-            return True
-        return all(self._announced.get(each, -1) >= view.number for each in view.telling)
-
     def _unpark(self) -> None:
-        if self._parked and self._knows_all():
+        if self._parked and self._roll.is_complete:
             view, (parked, self._parked) = self._desk.view, (self._parked, [])
             for sender, question in parked:
                 home = view.home(question.model)
                 # Another became the home meanwhile, and has heard what this one does not know.
-                passes = home != view.me and self._announced.get(home, -1) >= view.number
+                passes = home != view.me and self._roll.has(home) and not self._roll.is_behind
                 (self._pass_on if passes else self.locate)(sender, question)
 
     def view_changed(self) -> None:
@@ -346,8 +338,7 @@ class Home:
                 play.tried.clear()
                 self._board.forget_if_idle(name)
         self._hand_over(given)
-        for gone in [each for each in self._announced if each not in view.members]:
-            del self._announced[gone]
+        self._roll.forget_gone()
         self._unpark()
 
     def _hand_over(self, given: dict[str, list[mesh.HomeState]]) -> None:
@@ -463,7 +454,7 @@ class Home:
         if play is None or slot is None or play.is_out_of_service(slot.active):
             return
         may_try = self._board.failures.may_try(slot.active.id, self._desk.now)
-        if not may_try or not self._knows_all():
+        if not may_try or not self._roll.is_complete:
             return
         assert record is not None
         staying = [each for each in play.staying(slot.active.id)
@@ -483,7 +474,7 @@ class Home:
                 continue
             slot = self._board.in_play(record).slot(None)
             assert slot is not None
-            if self._knows_all():
+            if self._roll.is_complete:
                 self._board.grant(slot.active, Urgency.FILL, Reason.FILL)
             self._board.forget_if_idle(name)
 
