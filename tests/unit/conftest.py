@@ -11,6 +11,7 @@ from tests.canned_server import CannedServer, canned_server
 from tests.canned_views import Shoal, shoal_at
 from tests.disk_caches import Seconds
 
+from shoal.node import retrying
 from shoal.storage.disk_cache import CacheOptions, DiskCache
 
 
@@ -24,6 +25,13 @@ def server() -> Iterator[CannedServer]:
 def shoal(server: CannedServer) -> Shoal:
     """The command line, which asks `server`."""
     return shoal_at(server.url)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has lost the registry tries again soon, and goes on doing so."""
+    monkeypatch.setattr(retrying, "FIRST_S", 0.001)
+    monkeypatch.setattr(retrying, "MOST_S", 0.002)
 
 
 @pytest.fixture

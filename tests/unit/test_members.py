@@ -14,7 +14,7 @@ from tests.ports import HeldPort
 
 from shoal.domain.errors import InvalidSpecification, StoreUnavailable
 from shoal.domain.mesh import Figures, Member, MemberState
-from shoal.node import claiming, presence
+from shoal.node import claiming, retrying
 from shoal.node.claiming import knock
 from shoal.node.member_records import MemberRecord, encode
 from shoal.node.presence import Rhythm
@@ -42,7 +42,7 @@ def _has_problems(instance: Instance, count: int) -> bool:
 
 @pytest.fixture
 async def mesh(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mesh]:
-    monkeypatch.setattr(presence, "_RETRY_S", 0.002)
+    monkeypatch.setattr(retrying, "FIRST_S", 0.002)
     monkeypatch.setattr(claiming, "KNOCK_S", 0.5)
     made = Mesh()
     yield made

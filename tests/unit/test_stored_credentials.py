@@ -15,7 +15,6 @@ from tests.storage_fakes import HeldClock
 
 from shoal.domain.errors import Conflict, InvalidSpecification, NotFound, StoreUnavailable
 from shoal.domain.model import ModelRecord, ModelSpec, make_revision
-from shoal.node import following as module
 from shoal.node.contents import CREDENTIALS, read_contents
 from shoal.node.journal import Journal
 from shoal.node.named_credentials import NamedCredentials
@@ -47,10 +46,7 @@ class Node:
 
 Start = Callable[..., "asyncio.Future[Node]"]
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", (0.001, 0.002))
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture

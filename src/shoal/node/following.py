@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from shoal.domain.errors import StoreUnavailable
+from shoal.node.retrying import retry_s
 from shoal.observability.logs import get_logger
 from shoal.ports import Change, Compacted, Entry, KVStore
-
-RETRY_S: Final = (0.2, 10.0)  # between tries to reach a store that is gone: first, most
 
 log = get_logger("shoal.node")
 
@@ -77,7 +75,7 @@ class Following:
 
     async def _follow(self) -> None:
         """For ever; a store that is gone for a while is asked again, less and less often."""
-        wait_s, missed = RETRY_S[0], False
+        failures, missed = 0, False
         while True:
             try:
                 if missed:
@@ -85,12 +83,12 @@ class Following:
                     missed = False
                 async for change in self._store.watch(self._prefix, self._revision):
                     self._changed(change)
-                    wait_s = RETRY_S[0]
+                    failures = 0
             except Compacted:
                 missed = True
             except StoreUnavailable:  # which the replica of the models tells
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, RETRY_S[1])
+                await asyncio.sleep(retry_s(failures))
+                failures += 1
             except Exception as error:  # a defect of ours; what is known goes on being used
                 log.exception("watching the registry failed", what=self._what)
                 self._listener.on_problem(

@@ -6,7 +6,6 @@ Must not know the other instances.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,10 +16,10 @@ from shoal.domain.errors import Conflict, StoreUnavailable
 from shoal.domain.mesh import Member
 from shoal.node.claiming import Answers, claim
 from shoal.node.member_records import MemberRecord, decode, described, encode, key_of
+from shoal.node.retrying import retry_s
 from shoal.observability.logs import get_logger
 from shoal.ports import Clock, KVStore, LeaseLost
 
-_RETRY_S: Final = 0.2  # until the first try to reach a store that is gone again
 _FAREWELL_S: Final = 5.0  # for the store to hear that this instance leaves
 _KEEP_ALIVES: Final = 3  # in a lease time, so that two may fail
 
@@ -39,11 +38,10 @@ class Rhythm:
         return min(self.lease_s / _KEEP_ALIVES, self.refresh_s)
 
     def retry_s(self, failures: int) -> float:
-        """Until the next try after so many in a row, at random: instances that lost the store
-        together must not come back together. Never longer than between two signs of life: a store
-        that comes back gives each lease its whole time anew, and hears of each before it ends."""
-        longest = min(_RETRY_S * 2.0 ** min(failures, 20), self.sign_s())
-        return longest * random.uniform(0.5, 1.0)
+        """Until the next try after so many in a row. Never longer than between two signs of life: a
+        store that comes back gives each lease its whole time anew, and hears of each before it
+        ends."""
+        return retry_s(failures, self.sign_s())
 
 
 @dataclass(frozen=True, slots=True)

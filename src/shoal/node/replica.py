@@ -24,13 +24,13 @@ from shoal.node.contents import (
     read_models,
 )
 from shoal.node.names import SortedNames
+from shoal.node.retrying import retry_s
 from shoal.node.turns import Turns
 from shoal.node.usage import Usage, UsageTable
 from shoal.observability.logs import get_logger
 from shoal.ports import Change, Compacted, Delete, KVStore, Put
 
 BATCH: Final = 500  # writes in one transaction, made known here in one turn of the loop
-RETRY_S: Final = (0.2, 10.0)  # between tries to reach a store that is gone: first, most
 TOLD: Final = 100  # records that cannot be read, one by one; the others are counted
 
 log = get_logger("shoal.node")
@@ -188,7 +188,7 @@ class Replica:
     async def _follow(self) -> None:
         """Watch for ever; a store that is gone for a while is asked again, less and less often. The
         watch goes on where it was, so that after an outage nobody need read everything again."""
-        wait_s, missed, turns = RETRY_S[0], False, Turns()
+        failures, missed, turns = 0, False, Turns()
         while True:
             try:
                 if missed:
@@ -198,7 +198,7 @@ class Replica:
                 missed, self.trouble = False, None
                 async for change in self._store.watch(MODELS, self._revision):
                     self._changed(change)
-                    wait_s = RETRY_S[0]
+                    failures = 0
                     if turns.is_over():
                         await turns.rest()
             except Compacted:
@@ -208,8 +208,8 @@ class Replica:
                 if trouble != self.trouble:
                     self._on_problem(trouble)
                 self.trouble = trouble
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, RETRY_S[1])
+                await asyncio.sleep(retry_s(failures))
+                failures += 1
             except Exception as error:  # a defect of ours; models are served all the same
                 log.exception("watching the registry failed")
                 self.trouble = (f"the registry is watched no longer: {error!r}; restart, and "

@@ -7,13 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.plugged_store import Seen, Store
 
-from shoal.node import replica as module
 from shoal.node.replica import Replica
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", (0.001, 0.002))
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from shoal.node.usage import Usage, unpack
 from shoal.ports import Put
 from shoal.stores.memory import MemoryStore
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 # --- knowing ------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ from shoal.domain.errors import StoreUnavailable
 from shoal.node.contents import MODELS, USAGE
 from shoal.node.replica import Replica
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 async def test_history_that_is_gone_is_made_up_for(seen: Seen) -> None:
     store = Store(history_limit=2)
