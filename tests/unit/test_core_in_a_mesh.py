@@ -203,6 +203,14 @@ def test_a_change_of_members_that_never_comes_is_not_waited_for_long() -> None:
     assert located(made.told("b", mesh.Locate(made.name, None, 8, relayed="c")))
 
 
+def test_where_all_instances_start_it_is_they_that_are_waited_for() -> None:
+    made = One("m")
+    made.members(1, a=MemberState.STARTING, b=MemberState.STARTING)
+    [refused] = [each for each in made.request(1) if isinstance(each, do.Refuse)]
+    assert (refused.code, refused.retry_after_s) == ("UNAVAILABLE", 1.0)
+    assert "no instance is ready to load model 'm'" in refused.message
+
+
 def test_very_many_copies_are_announced_in_parts_that_a_message_takes() -> None:
     made = one(ab="b")
     made.members(1, a=READY, b=READY)

@@ -158,6 +158,11 @@ class Home:
             self._desk.tell(sender, mesh.NotLocated(question.ask))
 
     def _nowhere(self, question: mesh.Locate, revision: Revision) -> mesh.NotLocated:
+        if not self._desk.view.ready:
+            return mesh.NotLocated(
+                question.ask, "UNAVAILABLE",
+                f"no instance is ready to load model {question.model!r}: all that can be reached "
+                "are starting or leave; try again", 1.0)
         if (too_large := self._board.too_large(revision)) is not None:
             return mesh.NotLocated(
                 question.ask, "TOO_LARGE", too_large, self._desk.options.retry_max_s)
