@@ -192,6 +192,43 @@ def test_who_has_not_heard_of_a_change_of_members_waits_for_it_before_it_decides
     assert not [each for each in commands if isinstance(each, do.LoadCopy)]
 
 
+def test_who_became_ready_does_not_decide_before_the_others_know() -> None:
+    """It knows its own state at once, with the number of the change before."""
+    made = one(abc="a")
+    made.members(1, a=MemberState.STARTING, b=READY, c=READY)
+    made.hear(on.MembersChanged(members(a=READY, b=READY, c=READY), 1))
+    assert not [each for each in made.request(1) if isinstance(each, do.Tell)]
+    made.hear(on.MembersChanged(members(a=READY, b=READY, c=READY), 2))
+    made.told("c", mesh.Announce(2))
+    commands = made.told("b", mesh.Announce(2, (
+        mesh.Held(made.revision),)))
+    [found] = [each for each in commands if isinstance(each, do.AnswerElsewhere)]
+    assert (found.ticket, found.holders) == (1, ("b",))
+
+
+def test_who_leaves_keeps_questions_until_the_others_know() -> None:
+    made = one(abc="a", bc="b")
+    made.members(1, a=READY, b=READY, c=READY)
+    leaving = members(a=DRAINING, b=READY, c=READY)
+    made.hear(on.MembersChanged(leaving, 1))
+    assert not questions(made.told("c", mesh.Locate(made.name, None, 7)))
+    made.hear(on.MembersChanged(leaving, 2))
+    made.told("c", mesh.Announce(2))
+    [(home, asked)] = questions(made.told("b", mesh.Announce(2)))
+    assert (home, asked.relayed) == ("b", "c")
+
+
+def test_who_leaves_while_the_registry_is_away_is_not_held_up_for_long() -> None:
+    made = one(abc="a", bc="b")
+    made.members(1, a=READY, b=READY, c=READY)
+    made.now = 100.0
+    made.hear(on.MembersChanged(members(a=DRAINING, b=READY, c=READY), 1))
+    assert not questions(made.told("c", mesh.Locate(made.name, None, 7)))
+    made.now += made.core.options.barrier_s
+    assert [home for home, _ in questions(made.hear(on.Ticked()))] == ["b"]
+    assert [home for home, _ in questions(made.told("c", mesh.Locate(made.name, None, 8)))] == ["b"]
+
+
 def test_a_change_of_members_that_never_comes_is_not_waited_for_long() -> None:
     made = one(abc="b", ac="a")
     made.members(1, a=READY, b=READY, c=READY)

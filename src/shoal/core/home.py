@@ -34,14 +34,8 @@ class Home:
         self._board = board
         self._revisions = revisions
         self._troubles = troubles
-        self._roll = RollCall(board.desk)
-        self._parked: list[tuple[str, mesh.Locate]] = []
+        self.roll = RollCall(board.desk)
         self._strangers: dict[str, float] = {}  # told of copies, and since when
-
-    @property
-    def parked_questions(self) -> int:
-        """Those that wait until everybody told its copies."""
-        return len(self._parked)
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -87,8 +81,8 @@ class Home:
             return
         if self._tell_coming(sender, question, play, revision, without):
             return
-        if not self._roll.is_complete:
-            self._parked.append((sender, question))
+        if not self.roll.is_complete:
+            self.roll.park(sender, question)
             return
         gone = not play.is_held(revision.id)
         if gone and slot.target is not None and slot.target.uri == revision.uri:
@@ -293,7 +287,7 @@ class Home:
         self._board.forget_if_idle(play.record.name)
 
     def announced(self, sender: str, message: mesh.Announce) -> None:
-        self._roll.tell(sender, message.view)
+        self.roll.tell(sender, message.view)
         told = {each.revision.id for each in message.copies}.union(message.besides)
         if message.whole:
             for play in list(self._board.plays.values()):
@@ -316,12 +310,12 @@ class Home:
     # --- the mesh -------------------------------------------------------------------------------
 
     def _unpark(self) -> None:
-        if self._parked and self._roll.is_complete:
-            view, (parked, self._parked) = self._desk.view, (self._parked, [])
-            for sender, question in parked:
+        if self.roll.parked and self.roll.is_complete:
+            view = self._desk.view
+            for sender, question in self.roll.take_parked():
                 home = view.home(question.model)
                 # Another became the home meanwhile, and has heard what this one does not know.
-                passes = home != view.me and self._roll.has(home) and not self._roll.is_behind
+                passes = home != view.me and self.roll.has(home) and not self.roll.is_behind
                 (self._pass_on if passes else self.locate)(sender, question)
 
     def view_changed(self) -> None:
@@ -343,7 +337,7 @@ class Home:
                 play.tried.clear()
                 self._board.forget_if_idle(name)
         self._hand_over(given)
-        self._roll.forget_gone()
+        self.roll.forget_gone()
         self._unpark()
 
     def _hand_over(self, given: dict[str, list[mesh.HomeState]]) -> None:
@@ -459,7 +453,7 @@ class Home:
         if play is None or slot is None or play.is_out_of_service(slot.active):
             return
         may_try = self._board.failures.may_try(slot.active.id, self._desk.now)
-        if not may_try or not self._roll.is_complete:
+        if not may_try or not self.roll.is_complete:
             return
         assert record is not None
         staying = [each for each in play.staying(slot.active.id)
@@ -479,7 +473,7 @@ class Home:
                 continue
             slot = self._board.in_play(record).slot(None)
             assert slot is not None
-            if self._roll.is_complete:
+            if self.roll.is_complete:
                 self._board.grant(slot.active, Urgency.FILL, Reason.FILL)
             self._board.forget_if_idle(name)
 

@@ -177,6 +177,8 @@ class Core:
         home = self._desk.view.home(question.model)
         if home in (self._desk.me, sender) or question.relayed:
             self.home.locate(sender, question)
+        elif self.home.roll.is_ahead:
+            self.home.roll.park(sender, question)
         else:
             self.entry.relay(sender, question)
 

@@ -145,7 +145,7 @@ def _check_nothing_waits(hosts: list[Host]) -> None:
             ("tickets", len(host.tickets)), ("requests", len(core.entry.waiting)),
             ("requests for copies", len(core.holder.waiting)),
             ("questions", core.entry.open_questions),
-            ("parked questions", core.home.parked_questions),
+            ("parked questions", len(core.home.roll.parked)),
         ):
             if count:
                 raise Broken(f"{count} {what} wait for ever on {host.id}")
