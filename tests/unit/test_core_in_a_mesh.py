@@ -206,6 +206,13 @@ def test_who_became_ready_does_not_decide_before_the_others_know() -> None:
     assert (found.ticket, found.holders) == (1, ("b",))
 
 
+def test_who_becomes_ready_alone_waits_for_nobody() -> None:
+    made = One("m")
+    made.members(1, a=MemberState.STARTING)
+    made.hear(on.MembersChanged(members(a=READY), 1))
+    assert [each for each in made.request(1) if isinstance(each, do.LoadCopy)]
+
+
 def test_who_leaves_keeps_questions_until_the_others_know() -> None:
     made = one(abc="a", bc="b")
     made.members(1, a=READY, b=READY, c=READY)

@@ -187,8 +187,8 @@ class Home:
 
     def take_out(self, sender: str, message: mesh.TakeOut) -> None:
         record = self._desk.records(message.model)
-        if record is None or not (play := self._board.in_play(record)).accept(
-                message.as_of):
+        play = self._board.in_play(record) if record is not None else None
+        if play is None or not play.accept(message.as_of):
             self._desk.tell(sender, mesh.TakenOut(message.ask))
             return
         play.out_of_service.add(message.version)

@@ -40,8 +40,8 @@ class RollCall:
     @property
     def is_ahead(self) -> bool:
         """Is this instance the home of other models now than the others can know?"""
-        view = self._desk.view
-        return view.is_ahead and self._desk.now - view.changed_at < self._desk.options.barrier_s
+        view, within_s = self._desk.view, self._desk.options.barrier_s
+        return view.is_ahead and not view.alone and self._desk.now - view.changed_at < within_s
 
     @property
     def is_complete(self) -> bool:
