@@ -41,7 +41,7 @@ class RollCall:
     def is_ahead(self) -> bool:
         """Is this instance the home of other models now than the others can know?"""
         view, within_s = self._desk.view, self._desk.options.barrier_s
-        return view.is_ahead and not view.alone and self._desk.now - view.changed_at < within_s
+        return view.unpublished and not view.alone and self._desk.now - view.changed_at < within_s
 
     @property
     def is_complete(self) -> bool:

@@ -27,16 +27,16 @@ _NOTHING: Final = Figures()
 
 class View:
     """me: this instance's id. number: of the latest change of members; changed_at: when it came
-    here. lost_at: when a member could not be reached any more. is_ahead: this instance's own state
-    is another than in that change, since the registry is still to have it. Without any ready member
-    that can be reached, this instance decides for itself."""
+    here. lost_at: when a member could not be reached any more. unpublished: this instance's own
+    state is another than in that change, since the registry is still to have it. Without any ready
+    member that can be reached, this instance decides for itself."""
 
     def __init__(self, options: Options) -> None:
         """options: of this instance."""
         me = options.me
         self.me: Final = me
         self.number = 0
-        self.is_ahead = False
+        self.unpublished = False
         self.changed_at = -math.inf
         self.lost_at = -math.inf
         self.members: dict[str, Member] = {
@@ -60,7 +60,7 @@ class View:
         before = self.members[self.me].state
         self.members = {member.id: member for member in members}
         changed_alone = number == self.number and self.members[self.me].state is not before
-        self.is_ahead = changed_alone or (self.is_ahead and number == self.number)
+        self.unpublished = changed_alone or (self.unpublished and number == self.number)
         self.number, self.changed_at = number, now
         for member in members:
             self.figures.setdefault(member.id, member.figures)
