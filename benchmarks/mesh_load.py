@@ -2,13 +2,15 @@
 requests at even times, whatever happens, and every failure is counted with its reason.
 
 Each instance has clients of its own, with their own connections, that repeat nothing: what fails,
-fails. With `follow`, they watch readiness as load balancers do, and whoever is not ready gets no
+fails. They only look, as clients that keep connections do, whether one has ended before they use it
+again. With `follow`, they watch readiness as load balancers do, and whoever is not ready gets no
 new requests. A latency counts from when its request was due. Knows no instance's inside.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 import time
 from collections import Counter
@@ -62,6 +64,13 @@ class Target:
         self.tally = Tally()
         self.is_ready = True
         self.idle: list[_Connection] = []
+
+    def take_idle(self) -> _Connection | None:
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.has_ended():
+                return connection
+        return None
 
     def give_up(self) -> None:
         for connection in self.idle:
@@ -217,13 +226,20 @@ class Load:
         return None if body == first else f"{model} answers {body[:200]!r} after {first[:200]!r}"
 
     async def _watch(self) -> None:
+        """Look at all, each as often as it answers: one that is slow delays no other."""
+        looking: dict[Target, asyncio.Task[None]] = {}
         while True:
             if self._plan.follow:
                 for target in list(self._targets):
-                    target.is_ready = await _is_ready(target)
-                    if not target.is_ready:
-                        target.give_up()
+                    if target not in looking or looking[target].done():
+                        looking[target] = asyncio.create_task(_look_at(target))
             await asyncio.sleep(WATCH_S)
+
+
+async def _look_at(target: Target) -> None:
+    target.is_ready = await _is_ready(target)
+    if not target.is_ready:
+        target.give_up()
 
 
 async def _is_ready(target: Target) -> bool:
@@ -243,7 +259,7 @@ async def _post(target: Target, path: str, body: bytes) -> tuple[int, bytes]:
 
 
 async def _request(target: Target, verb: str, path: str, body: bytes) -> tuple[int, bytes]:
-    connection = target.idle.pop() if target.idle else None
+    connection = target.take_idle()
     if connection is None:
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
@@ -274,6 +290,14 @@ class _Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
+
+    def has_ended(self) -> bool:
+        """Whether the other side has closed it, also if the loop had no time yet to notice."""
+        if self._transport is None or self._transport.is_closing():
+            return True
+        looking = select.poll()
+        looking.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(looking.poll(0))
 
     def close(self) -> None:
         if self._transport is not None:

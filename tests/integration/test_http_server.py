@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -298,6 +299,36 @@ async def test_where_others_take_its_place_an_idle_client_may_ask_once_more() ->
     for each in (write, other):
         each.close()
         await each.wait_closed()
+
+
+def test_what_comes_while_the_process_has_no_time_is_answered_before_it_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for clients is over when the loop comes to read what they sent meanwhile."""
+    waits_s = 0.05
+    monkeypatch.setattr("shoal.dataplane.listening._LINGER_S", waits_s)
+    running = serve()
+    loop = running.loop
+    wakes, woken = socket.socketpair()
+    with running.connect() as client, wakes, woken:
+        client.sendall(get())
+        read_one(client)
+        wakes.send(b"!")
+
+        def block() -> None:
+            loop.remove_reader(woken)
+            client.sendall(get())
+            time.sleep(2 * waits_s)  # while the loop reads from others
+
+        async def end() -> int:
+            ending = asyncio.create_task(running.server.shutdown(PATIENCE_S, linger=True))
+            loop.call_soon(loop.add_reader, woken, block)  # when it has begun
+            return await ending
+
+        ended = running.begin(end())
+        _, headers, _ = only(read_all(client))
+        assert headers[b"connection"] == b"close"
+        assert ended() == 0
 
 
 def test_shutting_down_cuts_what_remains_at_the_deadline(serve: Serve) -> None:

@@ -217,8 +217,9 @@ def test_a_download_that_comes_on_is_waited_for_and_shown(world: World) -> None:
             proxy.ended.wait(0.1)
 
         proxy.fail(Fault(), None, where="blob", before=delay)
-        slowly = ("--storage-part-size", "100KiB", "--storage-connections", "1")
-        with world.serve(*registry, *slowly, "--load-timeout-s", "1", data="other") as served:
+        # Sixty parts, a tenth of a second or more each: longer together than a load may hang.
+        slowly = ("--storage-part-size", "50KiB", "--storage-connections", "1")
+        with world.serve(*registry, *slowly, "--load-timeout-s", "5", data="other") as served:
             served.client.load("mood", wait=False)
             seen: set[int] = set()
 
@@ -228,7 +229,7 @@ def test_a_download_that_comes_on_is_waited_for_and_shown(world: World) -> None:
                         assert copy.download_bytes is not None
                         assert copy.download_bytes > 3_000_000
                         seen.add(copy.downloaded_bytes)
-                return len(seen) > 15  # of which ten come in a second
+                return len(seen) > 15
 
             until(comes_on, "a download")
             until(lambda: states(served)["mood"] == "ready", "its end")

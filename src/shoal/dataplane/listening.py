@@ -119,6 +119,7 @@ class PublicServer(Generic[Sh]):
             async with asyncio.timeout(timeout_s):
                 if linger:
                     await self._retire(min(_LINGER_S, timeout_s / 2))
+                    await asyncio.sleep(0)  # what came while the loop had no time is read first
                 shared.draining = True
                 for connection in list(shared.connections):
                     connection.drain()
