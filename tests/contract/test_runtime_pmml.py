@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import shutil
 import sys
@@ -158,6 +159,33 @@ def test_a_model_without_a_target_answers_predict(tmp_path: Path) -> None:
     assert [spec.name for spec in model.signature.outputs] == ["predict"]
     answer = model.predict({"x": np.array([1.0, 8.0])}, {})["predict"]
     assert answer.tolist() == [b"low", b"high"]
+
+
+def test_what_java_collects_makes_python_collect_nothing(tmp_path: Path) -> None:
+    import jpype
+
+    model = load(tmp_path, sums({"a": "double"}))
+    management = jpype.JClass("java.lang.management.ManagementFactory")
+
+    def collections() -> int:
+        return sum(each.getCollectionCount() for each in management.getGarbageCollectorMXBeans())
+
+    of_python: list[object] = []
+
+    def collects(phase: str, info: dict[str, int]) -> None:
+        of_python.append(info)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)  # none by itself
+    gc.callbacks.append(collects)
+    try:
+        wanted = collections() + 5
+        while collections() < wanted:
+            model.predict({"a": np.ones(100)}, {})
+    finally:
+        gc.callbacks.remove(collects)
+        gc.set_threshold(*thresholds)
+    assert not of_python
 
 
 def test_xml_of_others_is_not_pmml(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ async def test_a_watch_goes_on_where_a_killed_server_left_it(own_server: EtcdSer
 
 
 async def test_a_watch_says_so_when_the_server_stays_away(own_server: EtcdServer) -> None:
-    async with opened(own_server, timeout_s=1) as store:
+    async with opened(own_server, timeout_s=2) as store:
         watch, start = await begun(store)
         own_server.kill()
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
@@ -178,7 +178,7 @@ async def test_a_name_that_nobody_knows_and_a_server_that_is_no_etcd_are_told(
 
 
 async def test_a_paused_server_is_given_up_in_time(own_server: EtcdServer) -> None:
-    async with opened(own_server, timeout_s=1) as store:
+    async with opened(own_server, timeout_s=2) as store:
         await store.put("a", b"1")
         own_server.pause()
         with pytest.raises(StoreUnavailable, match="does not answer in time"):
@@ -188,7 +188,7 @@ async def test_a_paused_server_is_given_up_in_time(own_server: EtcdServer) -> No
 
 
 async def test_a_watch_notices_a_paused_server(own_server: EtcdServer) -> None:
-    async with opened(own_server, timeout_s=1, pulse_s=0.1) as store:
+    async with opened(own_server, timeout_s=2, pulse_s=0.1) as store:
         watch, start = await begun(store)
         own_server.pause()
         with pytest.raises(StoreUnavailable, match=r"no sign of life|does not answer"):
@@ -214,7 +214,7 @@ async def test_a_write_without_an_answer_may_have_been_made_and_says_so(
 ) -> None:
     async with (
         Cuttable(etcd_server.endpoint) as way,
-        opened(etcd_server, way.endpoint, timeout_s=1) as store,
+        opened(etcd_server, way.endpoint, timeout_s=2) as store,
     ):
         await store.put("a", b"1")
         way.mute()

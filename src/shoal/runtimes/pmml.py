@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -190,6 +191,7 @@ def _java(jpmml: ModuleType, jpype: ModuleType, artifact: Artifact) -> Any:
             if not jpype.isJVMStarted():
                 jpype.startJVM(*_JVM_OPTIONS, classpath=jpmml._classpath([]), interrupt=False)
                 _tame(jpype)
+            _part_collectors(jpype)
             backend = jpmml.make_backend("jpype")
             _bound_imports()
             return backend
@@ -232,6 +234,19 @@ def _tame(jpype: ModuleType) -> None:
     system.setOut(stream)
     system.setErr(stream)
     jpype.JClass("java.lang.Thread").detach()  # later calls attach threads as daemons
+
+
+def _part_collectors(jpype: ModuleType) -> None:
+    """JPype has every collection of Java's, several a second under load, followed by a full one of
+    Python's, which looks through all frameworks and models while nobody else runs. That is for
+    cycles that go through both, and here are none. It learns of Java's from a reference that ends
+    with each; one that has been cleared tells nothing. At every load, since a collection just then
+    may have put another in its place."""
+    with suppress(TypeError, jpype.JException):  # a JPype that does it otherwise: then it is slower
+        queue = jpype.JClass("org.jpype.ref.JPypeReferenceQueue")
+        sentinel = queue.class_.getDeclaredField("sentinel")
+        sentinel.setAccessible(True)
+        sentinel.get(queue.getInstance()).clear()
 
 
 def _features(fields: Sequence[Any]) -> Features:
