@@ -329,6 +329,20 @@ class Watching:
                 pass
 
 
+async def stopped_between_writes(running: subprocess.Popen[str], path: Path) -> None:
+    """In the midst of one it would keep everybody from writing, and so from noticing."""
+    async with opened(path, busy_timeout_s=1) as store:
+        while True:
+            running.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitpid, running.pid, os.WUNTRACED)
+            try:
+                await store.put("is it free?", b"")
+            except StoreUnavailable:
+                running.send_signal(signal.SIGCONT)
+            else:
+                return
+
+
 async def test_members_hear_of_each_other_and_of_one_that_was_killed(path: Path) -> None:
     async with opened(path) as store:
         watching = Watching(store)
@@ -352,7 +366,7 @@ async def test_who_stood_still_for_too_long_is_gone_and_comes_back(path: Path) -
         await watching.members.start()
         with process(JOIN, path, "a") as other:
             await watching.until("a me")
-            other.send_signal(signal.SIGSTOP)
+            await stopped_between_writes(other, path)
             await watching.until("me")
             other.send_signal(signal.SIGCONT)
             await watching.until("a me")
