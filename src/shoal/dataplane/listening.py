@@ -119,7 +119,6 @@ class PublicServer(Generic[Sh]):
             async with asyncio.timeout(timeout_s):
                 if linger:
                     await self._retire(min(_LINGER_S, timeout_s / 2))
-                    await asyncio.sleep(0)  # what came while the loop had no time is read first
                 shared.draining = True
                 for connection in list(shared.connections):
                     connection.drain()
@@ -149,4 +148,4 @@ class PublicServer(Generic[Sh]):
                     connection.retire()
                 await self._shared.empty.wait()
         except TimeoutError:
-            pass
+            await asyncio.sleep(0)  # what came while the loop had no time is read first
